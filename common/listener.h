@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+#include <stddef.h>
+#include <sys/socket.h>
+#include <systemd/sd-event.h>
+
+#include "connection.h"
+#include "memory-util.h"
+
+/* A listening stream socket (TCP or UNIX) whose accepted sockets become connections. What a peer does never
+ * switches it off. */
+typedef struct Listener Listener;
+
+typedef struct ListenerOptions {
+        const ConnectionHandlers *handlers; /* of each connection */
+        unsigned connections_max;           /* open ones in all; 0: 10,000 */
+        unsigned unproven_per_address_max;  /* not yet established ones of one peer address; 0: 64 */
+        int backlog;                        /* 0: 1024 */
+} ListenerOptions;
+
+/* A new connection, whose userdata is NULL until connection_set_handlers(). To keep it, take a reference
+ * with connection_ref() and return 0. A negative return closes it silently; so does returning 0 without
+ * taking a reference. */
+typedef int (*ListenerAccept)(Listener *l, Connection *c, void *userdata);
+
+/* Binds (SO_REUSEADDR; for IPv6 V6ONLY as the system has it) and listens. Returns 0, -EADDRINUSE, -EACCES,
+ * …, -ENOMEM. */
+int listener_new(sd_event *event, const struct sockaddr *address, socklen_t size,
+                 const ListenerOptions *options, ListenerAccept accept, void *userdata, Listener **ret);
+/* From a socket that listens already (socket activation); fd becomes the listener's on success. */
+int listener_new_from_fd(sd_event *event, int fd, const ListenerOptions *options, ListenerAccept accept,
+                         void *userdata, Listener **ret);
+/* Stops listening. Connections live on. Takes NULL, returns NULL. */
+Listener *listener_free(Listener *l);
+DEFINE_CLEANUP(Listener, listener_free);
+
+/* "0.0.0.0:7878", with the real port when 0 was asked for. */
+const char *listener_address(const Listener *l);
+uint16_t listener_port(const Listener *l);
+
+typedef struct ListenerStatistics {
+        uint64_t accepted,
+                refused; /* since the start; refused: over one of the limits or out of file descriptors */
+        unsigned open, unproven; /* now */
+} ListenerStatistics;
+const ListenerStatistics *listener_statistics(const Listener *l);
