@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line of the lab."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from . import build
+from .console import LabError, elapsed, say
+from .lab import DEFAULT, Lab
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lab", description="CluPy's lab: a cluster of real systemd nodes on one "
+                                                             "machine.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
+
+    def verb(name: str, text: str, *, lab: bool = True, node: bool = False) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, help=text, description=text)
+        if lab:
+            sub.add_argument("--name", default=DEFAULT, help=f"the lab's name (default: {DEFAULT})")
+        if node:
+            sub.add_argument("node", help="master, client, agent1, agent2, …")
+        return sub
+
+    up = verb("up", "boot a lab: master, client and the agents")
+    up.add_argument("--agents", type=int, default=3, help="how many agents (default: 3)")
+    up.add_argument("--no-build", action="store_true", help="install what was built last, build nothing")
+    execute = verb("exec", "run a command on a node; streams and exit code pass through", node=True)
+    execute.add_argument("--user", default="root", help="as whom (default: root)")
+    execute.add_argument("--env", action="append", default=[], metavar="NAME=VALUE",
+                         help="set a variable for the command")
+    execute.add_argument("command", nargs="+", help="-- COMMAND [ARGUMENT…]")
+    shell = verb("shell", "a login shell on a node", node=True)
+    shell.add_argument("--user", default="root", help="as whom (default: root)")
+    verb("status", "show a lab's nodes")
+    verb("crash", "cut a node's power", node=True)
+    verb("start", "switch a node on again", node=True)
+    verb("partition", "pull a node's network cable", node=True)
+    verb("heal", "plug it in again", node=True)
+    down = verb("down", "remove a lab wholly")
+    down.add_argument("--all", action="store_true", help="remove all labs of this machine")
+    verb("list", "names of all labs", lab=False)
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    lab = Lab(getattr(options, "name", DEFAULT))
+    match options.verb:
+        case "up":
+            installed = build.staged() if options.no_build else build.build_or_last()
+            lab.up(options.agents, installed)
+            say(f"lab '{lab.name}' is up; try: ./lab exec --name {lab.name} client --user user -- "
+                "python3 -c 'import clupy'")
+        case "exec":
+            lab.node(options.node).exec(options.command, options.user, options.env)
+        case "shell":
+            lab.node(options.node).exec(["bash", "-l"], options.user)
+        case "status":
+            print(lab.status())
+        case "crash":
+            lab.crash(options.node)
+        case "start":
+            lab.start(options.node)
+        case "partition":
+            lab.partition(options.node)
+        case "heal":
+            lab.heal(options.node)
+        case "down":
+            for name in Lab.all() if options.all else [lab.name]:
+                Lab(name).down()
+                say(f"lab '{name}' is down")
+        case "list":
+            print("\n".join(Lab.all()))
+    return 0
+
+
+def main() -> int:
+    """Runs one command; returns the exit code."""
+    options = _parser().parse_args()
+    if os.geteuid() != 0:
+        print("lab: needs root: it makes namespaces, mounts and cgroups. Try: sudo ./lab …", file=sys.stderr)
+        return 77
+    try:
+        return _run(options)
+    except LabError as error:
+        print(f"lab: after {elapsed():.1f} s: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("lab: interrupted", file=sys.stderr)
+        return 130
+
+
+sys.exit(main())

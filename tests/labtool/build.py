@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Building the product and putting it into a staging directory, which becomes a layer of every node's disk.
+
+Nothing is installed on the host: a layer with the built programs lies above the host's root on the nodes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from . import dependencies, paths
+from .command import run_logged
+from .console import LabError, say
+
+JOBS = str(os.cpu_count() or 1)
+
+
+@contextlib.contextmanager
+def locked(name: str) -> Iterator[Path]:
+    """A build directory that no other ./lab uses meanwhile."""
+    directory = paths.build_directory()
+    with (directory / f".{name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"waiting for another build in {directory / name}")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield directory / name
+
+
+def configure(directory: Path, options: list[str], environment: dict[str, str] | None = None) -> None:
+    """Makes a meson build directory, unless it is there. Call with its lock held."""
+    if (directory / "build.ninja").exists():
+        return
+    shutil.rmtree(directory, ignore_errors=True)
+    run_logged("configuring the build", ["meson", "setup", str(directory), str(paths.SOURCE), *options],
+               directory.parent / "logs" / f"{directory.name}.log", environment=environment,
+               next_step="read the log; ./lab installs what it knows to be needed, see "
+                         "tests/labtool/dependencies")
+
+
+def compile_all(directory: Path, targets: list[str] | None = None, keep_going: bool = False) -> None:
+    """Compiles. Raises LabError with the compiler's words."""
+    run_logged("compiling", ["ninja", "-C", str(directory), "-j", JOBS, *(["-k", "0"] if keep_going else []),
+                             *(targets or [])], directory.parent / "logs" / f"{directory.name}.log",
+               next_step="mend what the compiler names")
+
+
+def staged() -> Path | None:
+    """The staging directory of the last build that succeeded, or None."""
+    stage = paths.build_directory() / "stage"
+    return stage if stage.is_dir() else None
+
+
+def build_release() -> Path:
+    """Builds and stages the product; returns the staging directory. Raises LabError."""
+    dependencies.ensure_build()
+    with locked("release") as directory:
+        log = directory.parent / "logs" / "release.log"
+        log.unlink(missing_ok=True)
+        configure(directory, ["--buildtype=debugoptimized", "-Dtests=false"])
+        compile_all(directory)
+        stage = directory.parent / "stage"
+        fresh = directory.parent / "stage.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        run_logged("installing into the staging directory",
+                   ["meson", "install", "--no-rebuild", "-C", str(directory), "--destdir", str(fresh)], log)
+        fresh.mkdir(exist_ok=True)
+        _stage_python(fresh, log)
+        shutil.rmtree(stage, ignore_errors=True)
+        fresh.rename(stage)
+        return stage
+
+
+def build_or_last() -> Path | None:
+    """As build_release(), but a tree that does not build gives the last one that did, or None, and says so."""
+    try:
+        return build_release()
+    except LabError as error:
+        last = staged()
+        say(f"the product was NOT built: {error}")
+        say("the nodes get the last build that succeeded" if last else "the nodes get no CluPy at all")
+        return last
+
+
+def _stage_python(stage: Path, log: Path) -> None:
+    """Puts the Python package's dependencies beside it and both on every Python program's path."""
+    python = stage / "usr/lib/clupy/python"
+    requirements = paths.SOURCE / "python" / "requirements-node.txt"
+    cache = paths.build_directory() / f"python-node-{hashlib.sha256(requirements.read_bytes()).hexdigest()[:12]}"
+    if not cache.is_dir():
+        fresh = cache.with_suffix(".new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        run_logged("fetching the Python packages of a node",
+                   ["/usr/bin/python3", "-m", "pip", "install", "--quiet", "--no-compile", "--target", str(fresh),
+                    "--requirement", str(requirements)], log, next_step="check the network, or pip's index")
+        fresh.rename(cache)
+    shutil.copytree(cache, python, symlinks=True, dirs_exist_ok=True)
+    pth = stage / "usr/lib/python3/dist-packages/clupy.pth"
+    pth.parent.mkdir(parents=True, exist_ok=True)
+    pth.write_text("/usr/lib/clupy/python\n")
