@@ -40,6 +40,8 @@ def _parser() -> argparse.ArgumentParser:
     verb("start", "switch a node on again", node=True)
     verb("partition", "pull a node's network cable", node=True)
     verb("heal", "plug it in again", node=True)
+    push = verb("push", "build, install on the running nodes, restart the services there")
+    push.add_argument("--no-build", action="store_true", help="install what was built last, build nothing")
     down = verb("down", "remove a lab wholly")
     down.add_argument("--all", action="store_true", help="remove all labs of this machine")
     verb("list", "names of all labs", lab=False)
@@ -68,6 +70,11 @@ def _run(options: argparse.Namespace) -> int:
             lab.partition(options.node)
         case "heal":
             lab.heal(options.node)
+        case "push":
+            stage = build.staged() if options.no_build else build.build_release()
+            if stage is None:
+                raise LabError("nothing was built yet", next_step="./lab push without --no-build")
+            lab.push(stage)
         case "down":
             for name in Lab.all() if options.all else [lab.name]:
                 Lab(name).down()

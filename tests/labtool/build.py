@@ -72,6 +72,10 @@ def build_release() -> Path:
         run_logged("installing into the staging directory",
                    ["meson", "install", "--no-rebuild", "-C", str(directory), "--destdir", str(fresh)], log)
         fresh.mkdir(exist_ok=True)
+        for name in ("bin", "sbin", "lib", "lib64"):
+            if (fresh / name).exists() and Path("/", name).is_symlink():
+                raise LabError(f"the product installs into /{name}, which is a link on Debian: the layer would hide "
+                               "it", next_step=f"install into /usr/{name}")
         _stage_python(fresh, log)
         shutil.rmtree(stage, ignore_errors=True)
         fresh.rename(stage)

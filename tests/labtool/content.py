@@ -156,6 +156,7 @@ def write_node(upper: Upper, node: str, nodes: list[str], memory: int, installed
     """A node of a cluster: its name, its neighbours, its configuration and the services of its role. installed is
     the layer that holds the product."""
     write_system(upper, node)
+    upper.directory_make("/etc/systemd/system/multi-user.target.wants")
     hosts = ["127.0.0.1 localhost", "::1 localhost ip6-localhost"]
     hosts += [f"{network.address(other)} {other}" for other in nodes]
     upper.write("/etc/hosts", "\n".join(hosts) + "\n")

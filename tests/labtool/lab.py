@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,7 +127,8 @@ class Lab:
             say(f"{self.name}: {node.name} {address(node.name)} {state}")
             for unit in failed:
                 log = node.run(["journalctl", "--unit", unit, "--lines", "5", "--no-pager", "--output", "cat"])
-                print("".join(f"    | {line}\n" for line in log.stdout.splitlines()), end="", flush=True)
+                print("".join(f"    | {line}\n" for line in log.stdout.splitlines()), end="", file=sys.stderr,
+                      flush=True)
 
     def start(self, name: str) -> None:
         """Switches a node on again that crash() switched off."""
@@ -171,6 +173,20 @@ class Lab:
             # Before the state was mounted, or where its mount came from: an empty directory.
             shutil.rmtree(self.directory)
         cgroup.remove(cgroup.find(self.name))
+
+    def push(self, installed: Path) -> None:
+        """Puts a newly built product on the running nodes."""
+        with self.lock():
+            archive = self.directory / "push.tar"
+            run_quiet("packing the product", ["tar", "--create", f"--file={archive}", f"--directory={installed}", "."])
+            for node in self.nodes():
+                if node.pid() is None:
+                    say(f"{self.name}: {node.name} is off and keeps what it has")
+                    continue
+                node.push(archive)
+                failed = node.failed_units()
+                say(f"{self.name}: {node.name} has the new build" + (f"; FAILED: {', '.join(failed)}" if failed else ""))
+            archive.unlink()
 
     def status(self) -> str:
         """A table of the nodes."""

@@ -177,7 +177,37 @@ class Node:
             raise LabError(f"on {self.name}: {' '.join(command)}: exit {process.returncode}:\n{output}{errors}")
         return subprocess.CompletedProcess(list(command), process.returncode, output, errors)
 
+    def python(self, program: str, user: str = content.USER, *arguments: str, check: bool = True,
+               timeout: float | None = 60.0) -> subprocess.CompletedProcess[str]:
+        """Runs a Python program, given as text, in the node."""
+        return self.run(["python3", "-", *arguments], user, check=check, input=program, timeout=timeout)
+
     def failed_units(self) -> list[str]:
-        """Names of the units that failed."""
+        """Names of the units that failed, and of CluPy's own that run not although they should."""
         listing = self.run(["systemctl", "list-units", "--failed", "--plain", "--no-legend"]).stdout
-        return [line.split()[0] for line in listing.splitlines() if line.strip()]
+        failed = [line.split()[0] for line in listing.splitlines() if line.strip()]
+        wanted = self.run(["sh", "-c", "cd /etc/systemd/system/multi-user.target.wants && ls"]).stdout.split()
+        if wanted:
+            states = self.run(["systemctl", "is-active", *wanted], check=False).stdout.split()
+            failed += [unit for unit, state in zip(wanted, states, strict=True)
+                       if state != "active" and unit not in failed]
+        return failed
+
+    def push(self, archive: Path) -> None:
+        """Unpacks a newly built product on the running node, through the node itself (the layer that it was booted
+        with must not change), and restarts what runs of it."""
+        units = " ".join(content.services(self.role))
+        script = ("set -e; tar --extract --file=- --directory=/ --no-same-owner --no-overwrite-dir; "
+                  "systemctl daemon-reload; systemd-sysusers; systemd-tmpfiles --create 2>/dev/null || true; "
+                  "systemctl reload dbus.service; "
+                  f"for unit in {units}; do if [ -e /usr/lib/systemd/system/$unit ]; then "
+                  "mkdir -p /etc/systemd/system/multi-user.target.wants; "
+                  "ln -sf /usr/lib/systemd/system/$unit /etc/systemd/system/multi-user.target.wants/$unit; "
+                  "found=\"$found $unit\"; fi; done; systemctl daemon-reload; "
+                  "if [ -n \"$found\" ]; then systemctl reset-failed $found; systemctl restart $found; fi")
+        with archive.open("rb") as source, self.popen(["sh", "-c", script], stdin=source, stdout=subprocess.PIPE,
+                                                      stderr=subprocess.STDOUT) as process:
+            output, _ = process.communicate(timeout=120)
+        if process.returncode != 0:
+            raise LabError(f"pushing to {self.name} failed (exit {process.returncode}):\n{output}",
+                           next_step=f"./lab exec --name {self.lab} {self.name} -- journalctl -b -n 50")
