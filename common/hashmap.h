@@ -27,7 +27,7 @@ Hashmap *hashmap_free(Hashmap *map);
 DEFINE_CLEANUP(Hashmap, hashmap_free);
 
 /* value must not be NULL. Returns 0, -EEXIST when the key is there (even with the same value), -ENOMEM,
- * -ENOSPC over 2^31 entries. */
+ * -ENOSPC over 2^30 entries. */
 int hashmap_put(Hashmap *map, const void *key, void *value);
 /* As hashmap_put, but a value that is there already is replaced and handed out (NULL if there was none); a
  * string key is replaced too. */

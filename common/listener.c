@@ -1,1 +1,293 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "listener.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <sys/epoll.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "connection-internal.h"
+#include "fd-util.h"
+#include "hashmap.h"
+#include "resolver.h"
+#include "time-util.h"
+
+enum { ACCEPT_BURST = 32, CONNECTIONS_MAX = 10000, UNPROVEN_MAX = 64, BACKLOG = 1024, REST_MSEC = 100 };
+
+/* How many connections of one address have not shown yet who they are. */
+typedef struct Origin {
+        unsigned n;
+        char host[];
+} Origin;
+
+/* Outlives listener_free() for as long as there are connections that it counts. */
+struct Listener {
+        unsigned n_ref;
+        int fd;
+        int reserve; /* given up when file descriptors run out, to turn a caller away instead of spinning */
+        sd_event *event;
+        sd_event_source *io, *rest;
+        ListenerOptions options;
+        ListenerAccept accept;
+        void *userdata;
+        Hashmap *origins;
+        char *address;
+        uint16_t port;
+        ListenerStatistics statistics;
+};
+
+/* What a connection's watcher holds. */
+typedef struct Watch {
+        Listener *listener;
+        Origin *origin; /* NULL once established */
+} Watch;
+
+static Listener *listener_unref(Listener *l) {
+        Origin *origin;
+
+        if (!l || --l->n_ref > 0)
+                return NULL;
+        HASHMAP_FOREACH(origin, l->origins)
+        free(origin);
+        hashmap_free(l->origins);
+        free(l->address);
+        return mfree(l);
+}
+
+Listener *listener_free(Listener *l) {
+        if (!l)
+                return NULL;
+        l->io = sd_event_source_disable_unref(l->io);
+        l->rest = sd_event_source_disable_unref(l->rest);
+        l->event = sd_event_unref(l->event);
+        l->fd = close_fd(l->fd);
+        l->reserve = close_fd(l->reserve);
+        return listener_unref(l);
+}
+
+static void origin_drop(Listener *l, Origin *origin) {
+        l->statistics.unproven--;
+        if (--origin->n > 0)
+                return;
+        (void) hashmap_remove(l->origins, origin->host);
+        free(origin);
+}
+
+static void on_connection(Connection *c, bool established, void *userdata) {
+        Watch *watch = userdata;
+
+        if (watch->origin)
+                origin_drop(watch->listener, watch->origin);
+        watch->origin = NULL;
+        if (established)
+                return;
+        watch->listener->statistics.open--;
+        listener_unref(watch->listener);
+        free(watch);
+}
+
+static int origin_get(Listener *l, const char *host, Origin **ret) {
+        Origin *origin = hashmap_get(l->origins, host);
+        size_t size = strlen(host) + 1;
+        int r;
+
+        if (!origin) {
+                origin = malloc(sizeof(Origin) + size);
+                if (!origin)
+                        return -ENOMEM;
+                origin->n = 0;
+                memcpy(origin->host, host, size);
+                r = hashmap_put(l->origins, origin->host, origin);
+                if (r < 0) {
+                        free(origin);
+                        return r;
+                }
+        }
+        *ret = origin;
+        return 0;
+}
+
+/* Counts a connection in. Returns -EUSERS when its address has too many that have not shown who they are. */
+static int listener_watch(Listener *l, Connection *c) {
+        _cleanup_(freep) Watch *watch = NULL;
+        Origin *origin;
+        int r;
+
+        watch = new0(Watch);
+        if (!watch)
+                return -ENOMEM;
+        r = origin_get(l, connection_peer_host(c), &origin);
+        if (r < 0)
+                return r;
+        if (origin->n >= l->options.unproven_per_address_max)
+                return -EUSERS;
+        origin->n++;
+        l->n_ref++;
+        l->statistics.unproven++;
+        l->statistics.open++;
+        watch->listener = l;
+        watch->origin = origin;
+        connection_set_watcher(c, on_connection, TAKE_PTR(watch));
+        return 0;
+}
+
+static int listener_take(Listener *l, int fd_taken) {
+        _cleanup_(connection_unrefp) Connection *c = NULL;
+        _cleanup_(close_fdp) int fd = fd_taken;
+        int r;
+
+        if (l->statistics.open >= l->options.connections_max)
+                return -EUSERS;
+        r = connection_new_accepted(l->event, fd, l->options.handlers, NULL, &c);
+        if (r < 0)
+                return r;
+        TAKE_FD(fd);
+        r = listener_watch(l, c);
+        if (r < 0)
+                return r;
+        return l->accept(l, c, l->userdata);
+}
+
+static int on_rest(sd_event_source *source, uint64_t usec, void *userdata) {
+        Listener *l = userdata;
+
+        (void) sd_event_source_set_enabled(l->io, SD_EVENT_ON);
+        return 0;
+}
+
+/* Without file descriptors the pending caller would wake the loop for ever. The reserve lets it in and out
+ * again; if even that does not help, nobody is accepted for a moment. */
+static void listener_out_of_fds(Listener *l) {
+        int fd;
+
+        l->reserve = close_fd(l->reserve);
+        fd = accept4(l->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd >= 0) {
+                close_fd(fd);
+                l->statistics.refused++;
+        }
+        l->reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
+        if (fd >= 0 && l->reserve >= 0)
+                return;
+        (void) sd_event_source_set_enabled(l->io, SD_EVENT_OFF);
+        if (l->rest) {
+                (void) sd_event_source_set_time_relative(l->rest, REST_MSEC * USEC_PER_MSEC);
+                (void) sd_event_source_set_enabled(l->rest, SD_EVENT_ONESHOT);
+        }
+}
+
+static int on_accept(sd_event_source *source, int listening, uint32_t revents, void *userdata) {
+        Listener *l = userdata;
+
+        /* The accept handler may free the listener. */
+        l->n_ref++;
+        for (size_t i = 0; i < ACCEPT_BURST && l->fd >= 0; i++) {
+                int fd = accept4(l->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+
+                if (fd < 0) {
+                        if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+                                listener_out_of_fds(l);
+                                break;
+                        }
+                        if (errno == EAGAIN)
+                                break;
+                        /* Everything else is the error of that one caller (ECONNABORTED and what accept(2)
+                         * lists). */
+                        continue;
+                }
+                if (listener_take(l, fd) < 0)
+                        l->statistics.refused++;
+                else
+                        l->statistics.accepted++;
+        }
+        listener_unref(l);
+        return 0;
+}
+
+int listener_new_from_fd(sd_event *event, int fd, const ListenerOptions *options, ListenerAccept accept,
+                         void *userdata, Listener **ret) {
+        _cleanup_(listener_freep) Listener *l = NULL;
+        struct sockaddr_storage address = { 0 };
+        socklen_t size = sizeof(address);
+        char text[SOCKADDR_STRING_SIZE];
+        int r;
+
+        l = new0(Listener);
+        if (!l)
+                return -ENOMEM;
+        *l = (Listener){
+                .n_ref = 1,
+                .fd = -EBADF,
+                .reserve = -EBADF,
+                .event = sd_event_ref(event),
+                .options = *options,
+                .accept = accept,
+                .userdata = userdata,
+        };
+        l->options.connections_max = options->connections_max ?: CONNECTIONS_MAX;
+        l->options.unproven_per_address_max = options->unproven_per_address_max ?: UNPROVEN_MAX;
+        r = hashmap_new(HASHMAP_STRING, &l->origins);
+        if (r < 0)
+                return r;
+        if (getsockname(fd, (struct sockaddr *) &address, &size) < 0)
+                return -errno;
+        if (address.ss_family == AF_INET)
+                l->port = ntohs(((struct sockaddr_in *) &address)->sin_port);
+        else if (address.ss_family == AF_INET6)
+                l->port = ntohs(((struct sockaddr_in6 *) &address)->sin6_port);
+        l->address = strdup(sockaddr_to_string((struct sockaddr *) &address, size, true, text));
+        if (!l->address)
+                return -ENOMEM;
+        r = fd_set_nonblock(fd, true);
+        if (r < 0)
+                return r;
+        l->reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
+        r = sd_event_add_time_relative(event, &l->rest, CLOCK_MONOTONIC, 0, 0, on_rest, l);
+        if (r < 0)
+                return r;
+        r = sd_event_source_set_enabled(l->rest, SD_EVENT_OFF);
+        if (r < 0)
+                return r;
+        r = sd_event_add_io(event, &l->io, fd, EPOLLIN, on_accept, l);
+        if (r < 0)
+                return r;
+        l->fd = fd;
+        *ret = TAKE_PTR(l);
+        return 0;
+}
+
+int listener_new(sd_event *event, const struct sockaddr *address, socklen_t size,
+                 const ListenerOptions *options, ListenerAccept accept, void *userdata, Listener **ret) {
+        _cleanup_(close_fdp) int fd = -EBADF;
+        const int on = 1;
+        int r;
+
+        fd = socket(address->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+        if (fd < 0)
+                return -errno;
+        if (address->sa_family != AF_UNIX && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0)
+                return -errno;
+        if (bind(fd, address, size) < 0)
+                return -errno;
+        if (listen(fd, options->backlog > 0 ? options->backlog : BACKLOG) < 0)
+                return -errno;
+        r = listener_new_from_fd(event, fd, options, accept, userdata, ret);
+        if (r < 0)
+                return r;
+        TAKE_FD(fd);
+        return 0;
+}
+
+const char *listener_address(const Listener *l) {
+        return l->address;
+}
+
+uint16_t listener_port(const Listener *l) {
+        return l->port;
+}
+
+const ListenerStatistics *listener_statistics(const Listener *l) {
+        return &l->statistics;
+}
