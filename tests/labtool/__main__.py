@@ -6,8 +6,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from pathlib import Path
 
-from . import build
+from . import build, dependencies, uml
 from .console import LabError, elapsed, say
 from .lab import DEFAULT, Lab
 
@@ -44,6 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     push.add_argument("--no-build", action="store_true", help="install what was built last, build nothing")
     down = verb("down", "remove a lab wholly")
     down.add_argument("--all", action="store_true", help="remove all labs of this machine")
+    kernel = verb("uml", "run test files on a kernel with cgroup version 2, one boot each", lab=False)
+    kernel.add_argument("tests", nargs="+", type=Path, metavar="TEST", help="a script in the checkout")
+    kernel.add_argument("--no-build", action="store_true", help="install what was built last, build nothing")
     verb("list", "names of all labs", lab=False)
     return parser
 
@@ -79,6 +83,10 @@ def _run(options: argparse.Namespace) -> int:
             for name in Lab.all() if options.all else [lab.name]:
                 Lab(name).down()
                 say(f"lab '{name}' is down")
+        case "uml":
+            dependencies.ensure_uml()
+            installed = build.staged() if options.no_build else build.build_or_last()
+            return 1 if uml.run_all(options.tests, installed) else 0
         case "list":
             print("\n".join(Lab.all()))
     return 0

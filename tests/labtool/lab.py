@@ -97,16 +97,20 @@ class Lab:
                 self._create(agents, installed)
                 self._boot([(node, node.start(self.network)) for node in self.nodes()])
             except KeyboardInterrupt:
-                self._remove()
+                self.remove()
                 raise
 
-    def _create(self, agents: int, installed: Path | None) -> None:
+    def mount(self) -> None:
+        """Makes the state directory and what all nodes share; call with the lock held."""
         self.directory.mkdir()
         run_quiet("mounting the lab's state", ["mount", "-t", "tmpfs", "-o", "mode=0755", f"clupy-lab-{self.name}",
                                                str(self.directory)])
-        (self.directory / "lab.json").write_text(json.dumps({"agents": agents, "source": str(paths.SOURCE)}))
         self.shared.mkdir()
         self.shared.chmod(0o1777)
+
+    def _create(self, agents: int, installed: Path | None) -> None:
+        self.mount()
+        (self.directory / "lab.json").write_text(json.dumps({"agents": agents, "source": str(paths.SOURCE)}))
         layer = self.directory / "install"
         # A copy: a layer must not change under a mounted overlay, and the staging directory does, at the next build.
         if installed is not None:
@@ -162,11 +166,12 @@ class Lab:
     def down(self) -> None:
         """Removes everything of the lab. Not an error if there is nothing, or only a part."""
         with self.lock():
-            self._remove()
+            self.remove()
         with contextlib.suppress(OSError):
             (paths.STATE / f".{self.name}.lock").unlink()
 
-    def _remove(self) -> None:
+    def remove(self) -> None:
+        """Removes everything; call with the lock held."""
         cgroup.remove(cgroup.find(self.name))
         if self.directory.exists():
             mounts.unmount_below(self.directory)
