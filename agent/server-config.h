@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "memory-util.h"
+#include "parse-util.h"
+
+/* clupy.server.yaml: what a node is told. The agent reads it, and clupy-policyc takes out of it what the
+ * launcher, which reads no YAML, has to know. */
+
+#define SERVER_CONFIG_NAME "clupy.server.yaml"
+
+enum {
+        SERVER_WARM_MAX = 64,     /* waiting pairs of one key: the launcher's bound */
+        SERVER_ZYGOTES_MAX = 256, /* at once */
+};
+
+typedef struct ServerConfig {
+        Address *masters; /* in the order in which they are tried, at least one */
+        size_t n_masters;
+        char *name; /* of the node, node_name_is_valid() */
+        double cpus;
+        uint64_t memory; /* bytes that tasks may be promised in all */
+
+        /* User ids of tasks: uid_count of them, from uid_start on. */
+        uint32_t uid_start, uid_count;
+
+        unsigned warm;           /* pairs that wait for each key in use */
+        unsigned zygotes;        /* at most so many */
+        uint64_t orphan_timeout; /* µs; frozen longer than this: killed */
+        uint64_t cache_code;     /* bytes of functions' code kept */
+
+        /* For a call that does not say. */
+        uint64_t task_memory;
+        double task_cpus;
+        uint64_t task_tasks_max;
+        uint64_t task_tmp; /* bytes of /tmp, and again of /dev/shm */
+
+        char **labels; /* "name=value"; reserved */
+
+        /* Not from the file: */
+        char **files; /* that were read */
+} ServerConfig;
+
+typedef struct ServerConfigSources {
+        const char *directory;     /* NULL: /etc/clupy */
+        const char *explicit_path; /* --config, or NULL */
+        const char *subuid;        /* NULL: /etc/subuid */
+} ServerConfigSources;
+
+/* Defaults of this machine, then the files in their order (see config_load()), then what must hold between
+ * the keys and against the machine: uid_range must not overlap a range of /etc/subuid. sources NULL: all
+ * defaults. Returns 0; -ENOENT for an explicit file that is not there, another negative errno otherwise;
+ * ret_message, to be freed, then has one line for the user (NULL without memory). */
+int server_config_load(const ServerConfigSources *sources, ServerConfig *ret, char **ret_message);
+
+/* Frees what is inside. */
+void server_config_done(ServerConfig *config);
