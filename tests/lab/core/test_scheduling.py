@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where calls go and when: distinct nodes, fairness between clients, memory that is never promised twice."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from labtool.lab import Lab
+
+AGENTS = 5
+
+TWO_NODES = """
+import json, clupy
+
+def short():
+    import time
+    time.sleep(0.05)
+
+call = clupy.parallel(short, server_count=2, cpus=0.2, memory="64M")
+futures = [call() for _ in range(100)]
+clupy.wait_all(futures, time_out=100)
+print(json.dumps([[f.node for f in futures], [str(f.failure) for f in futures if f.failure]]))
+"""
+
+TEN = """
+import time, clupy
+
+def short():
+    import time
+    time.sleep(0.02)
+
+call = clupy.parallel(short, memory="64M")
+call().result(60)
+begin = time.monotonic()
+for future in [call() for _ in range(10)]:
+    future.result(120)
+print(time.monotonic() - begin)
+"""
+
+MANY = """
+import sys, clupy
+
+def short():
+    import time
+    time.sleep(0.02)
+
+call = clupy.parallel(short, memory="64M")
+futures = [call() for _ in range(10000)]
+clupy.wait_all(futures[:50], time_out=60)
+print("busy", flush=True)
+sys.stdin.readline()
+"""
+
+SIXTY_PERCENT = """
+import json, sys, clupy
+
+def interval(task):
+    import time
+    begin = time.time(); time.sleep(0.5)
+    return begin, time.time()
+
+call = clupy.parallel(interval, memory=int(sys.argv[1]), cpus=0.1)
+futures = [call(n) for n in range(15)]
+clupy.wait_all(futures, time_out=100)
+print(json.dumps([[f.node, f.value] for f in futures]))
+"""
+
+
+def test_server_count_bounds_the_nodes(lab: Lab) -> None:
+    nodes, failures = json.loads(lab.node("client").python(TWO_NODES, timeout=120).stdout)
+    assert failures == []
+    assert len(set(nodes)) == 2
+
+
+def test_a_second_client_is_not_kept_waiting(lab: Lab) -> None:
+    client = lab.node("client")
+    alone = float(client.python(TEN, timeout=120).stdout)
+    with client.popen(["python3", "-c", MANY], "user", stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                      stderr=subprocess.DEVNULL) as many:
+        assert many.stdout and many.stdin
+        try:
+            assert many.stdout.readline().strip() == "busy"
+            beside = float(client.python(TEN, timeout=120).stdout)
+        finally:
+            many.stdin.write("\n")
+            many.stdin.close()
+    print(f"ten calls: {alone:.3f} s alone, {beside:.3f} s behind 10,000")
+    assert beside <= 3 * alone
+
+
+def test_memory_is_promised_once(lab: Lab) -> None:
+    nodes: list[dict[str, Any]] = json.loads(lab.node("client").run(["clupyctl", "--json", "nodes"]).stdout)["nodes"]
+    assert len(nodes) == AGENTS
+    share = int(0.6 * min(node["memory"] for node in nodes))
+    done = lab.node("client").python(SIXTY_PERCENT, "user", str(share), timeout=120)
+    by_node: dict[str, list[list[float]]] = {}
+    for node, value in json.loads(done.stdout):
+        assert value, done.stdout
+        by_node.setdefault(node, []).append(value)
+    for intervals in by_node.values():
+        intervals.sort()
+        for earlier, later in zip(intervals, intervals[1:]):
+            assert earlier[1] <= later[0], "two calls of 60 % of a node's memory overlapped"
