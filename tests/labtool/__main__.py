@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from . import build, dependencies, uml
+from . import build, dependencies, runner, uml
 from .console import LabError, elapsed, say
 from .lab import DEFAULT, Lab
 
@@ -48,6 +48,11 @@ def _parser() -> argparse.ArgumentParser:
     kernel = verb("uml", "run test files on a kernel with cgroup version 2, one boot each", lab=False)
     kernel.add_argument("tests", nargs="+", type=Path, metavar="TEST", help="a script in the checkout")
     kernel.add_argument("--no-build", action="store_true", help="install what was built last, build nothing")
+    test = verb("test", "run the tests; last line: N passed, N failed", lab=False)
+    test.add_argument("groups", nargs="*", metavar="GROUP", help=f"{', '.join(runner.GROUPS)}, mutants (default: all "
+                                                                 "but mutants)")
+    bench = verb("bench", "measure, side by side with others", lab=False)
+    bench.add_argument("arguments", nargs=argparse.REMAINDER, help="of tests/bench")
     verb("list", "names of all labs", lab=False)
     return parser
 
@@ -87,6 +92,11 @@ def _run(options: argparse.Namespace) -> int:
             dependencies.ensure_uml()
             installed = build.staged() if options.no_build else build.build_or_last()
             return 1 if uml.run_all(options.tests, installed) else 0
+        case "test":
+            return runner.run(options.groups)
+        case "bench":
+            dependencies.ensure_test()
+            return runner.run_part("bench", options.arguments)
         case "list":
             print("\n".join(Lab.all()))
     return 0

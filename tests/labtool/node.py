@@ -138,10 +138,19 @@ class Node:
         variables = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8",
                      f"TERM={os.environ.get('TERM', 'dumb')}", f"CLUPY_MASTER_URL={content.MASTER_URL}",
                      *environment]
+        uid, gid = self._user(pid, user)
         # setpriv's --reset-env sets HOME, USER, SHELL; the death signal ends the command with its nsenter.
         return ["nsenter", f"--target={pid}", "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root",
-                "--wd", "--", "setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--reset-env",
-                "--pdeathsig=KILL", "env", *variables, "/bin/sh", "-c", 'cd "$HOME" && exec "$@"', "sh", *command]
+                "--wd", "--", "setpriv", f"--reuid={uid}", f"--regid={gid}", "--init-groups", "--reset-env",
+                "--pdeathsig=KILL", "env", *variables, "/bin/sh", "-c", 'cd "$HOME" 2> /dev/null || cd /; exec "$@"', "sh", *command]
+
+    def _user(self, pid: int, user: str) -> tuple[str, str]:
+        """A user's uid and gid by the node's own list, where the product's users are."""
+        for line in Path(f"/proc/{pid}/root/etc/passwd").read_text().splitlines():
+            fields = line.split(":")
+            if len(fields) == 7 and user in (fields[0], fields[2]):
+                return fields[2], fields[3]
+        raise LabError(f"{self.name} knows no user '{user}'")
 
     def enter_group(self) -> None:
         """Moves the calling process into the node's cgroups."""

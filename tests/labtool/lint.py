@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks that read the source without running it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from . import build, dependencies, paths
+from .command import run_quiet
+from .console import LabError
+from .outcome import Outcome, announce, check
+
+# Not ours to judge, or no text.
+SKIPPED = {"build", ".git", "__pycache__"}
+HEADER = "SPDX-License-Identifier: Apache-2.0"
+WITH_HEADER = {".c", ".h", ".py", ".sh", ".build"}
+
+# What of bugprone and cert asks for another style than the one that STYLE.md sets, or judges what C cannot do better.
+TIDY_CHECKS = ("-*,bugprone-*,cert-*,clang-analyzer-*,-bugprone-easily-swappable-parameters,"
+               "-bugprone-reserved-identifier,-cert-dcl37-c,-cert-dcl51-cpp,-bugprone-narrowing-conversions,"
+               "-bugprone-implicit-widening-of-multiplication-result,-bugprone-assignment-in-if-condition,"
+               "-bugprone-macro-parentheses,-cert-err33-c,-cert-err34-c,-bugprone-branch-clone,"
+               "-bugprone-sizeof-expression,-bugprone-signal-handler,-cert-sig30-c,-bugprone-suspicious-include,"
+               "-clang-analyzer-security.insecureAPI.DeprecatedOrUnsafeBufferHandling,"
+               "-clang-analyzer-valist.Uninitialized")
+
+
+def files() -> list[Path]:
+    """The project's files: what git knows or would add; without git, everything."""
+    command = ["git", "-c", f"safe.directory={paths.SOURCE}", "-C", str(paths.SOURCE), "ls-files", "--cached",
+               "--others", "--exclude-standard", "-z"]
+    if (paths.SOURCE / ".git").exists():
+        names = run_quiet("listing the files", command).split("\0")
+        found = [paths.SOURCE / name for name in names if name]
+    else:
+        found = [Path(directory) / name for directory, _, entries in os.walk(paths.SOURCE) for name in entries]
+    return sorted(path for path in found
+                  if path.is_file() and not SKIPPED & set(path.relative_to(paths.SOURCE).parts))
+
+
+def _first_line(path: Path) -> str:
+    with path.open("rb") as file:
+        return file.readline(200).decode(errors="replace")
+
+
+def _is_shell(path: Path) -> bool:
+    line = _first_line(path)
+    return path.suffix == ".sh" or (line.startswith("#!") and line.split("/")[-1].split()[-1] in ("sh", "bash"))
+
+
+def _in_chunks(what: str, command: list[str], arguments: list[Path]) -> None:
+    """Runs a checker over files; raises LabError with all that it says."""
+    if not arguments:
+        return
+    result = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, check=False,
+                            cwd=paths.SOURCE)
+    if result.returncode != 0:
+        raise LabError(f"{what}:\n{result.stdout}{result.stderr}")
+
+
+def _format() -> None:
+    _in_chunks("not formatted; next: clang-format -i FILE", ["clang-format", "--dry-run", "--Werror"],
+               [path for path in files() if path.suffix in (".c", ".h")])
+
+
+def _shellcheck() -> None:
+    _in_chunks("shellcheck", ["shellcheck"], [path for path in files() if _is_shell(path)])
+
+
+def _headers() -> None:
+    missing = []
+    for path in files():
+        if path.suffix in WITH_HEADER or path.name == "meson.build" or _is_shell(path):
+            text = path.read_text(errors="replace")
+            if text.strip() and HEADER not in text[:400]:
+                missing.append(str(path.relative_to(paths.SOURCE)))
+    if missing:
+        raise LabError("no SPDX line in: " + ", ".join(missing))
+
+
+def _mypy(packages: list[str]) -> None:
+    arguments = [str(dependencies.test_python()), "-m", "mypy", "--strict", "--no-error-summary",
+                 "--cache-dir", str(paths.build_directory() / "mypy")]
+    result = subprocess.run([*arguments, *packages], capture_output=True, text=True, check=False, cwd=paths.SOURCE,
+                            env={**os.environ, "MYPYPATH": "tests:python"})
+    if result.returncode != 0:
+        raise LabError(f"mypy --strict {' '.join(packages)}:\n{result.stdout}{result.stderr}")
+
+
+def _warnings() -> None:
+    """All warnings, and gcc's analyzer, as errors."""
+    with build.locked("analyzer") as directory:
+        (directory.parent / "logs" / "analyzer.log").unlink(missing_ok=True)
+        build.configure(directory, ["--werror", "-Dc_args=-fanalyzer"])
+        build.compile_all(directory, keep_going=True)
+
+
+def _tidy() -> None:
+    with build.locked("tidy") as directory:
+        build.configure(directory, ["-Dfuzzers=true"], {"CC": "clang"})
+        database = json.loads((directory / "compile_commands.json").read_text())
+        sources = sorted({str((directory / entry["file"]).resolve()) for entry in database})
+        # Generated headers must exist before a file that includes them can be read.
+        command = ["clang-tidy", "-p", str(directory), "--quiet", "--warnings-as-errors=*", f"--checks={TIDY_CHECKS}",
+                   f"--header-filter={paths.SOURCE}/(common|agent|masterd|ctl)/.*"]
+
+        def tidy(source: str) -> str:
+            result = subprocess.run([*command, source], capture_output=True, text=True, check=False)
+            return "" if result.returncode == 0 else result.stdout
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            found = "".join(pool.map(tidy, [each for each in sources if "/build" not in each
+                                            and "/tests/" not in each]))
+    if found:
+        raise LabError(f"clang-tidy:\n{found}")
+
+
+def run() -> list[Outcome]:
+    """All checks."""
+    outcomes = [check("lint: clang-format", _format), check("lint: shellcheck", _shellcheck),
+                check("lint: SPDX lines", _headers),
+                check("lint: mypy --strict, the lab", lambda: _mypy(["tests/labtool"])),
+                check("lint: warnings and -fanalyzer", _warnings), check("lint: clang-tidy", _tidy)]
+    if (paths.SOURCE / "python/clupy/__init__.py").exists():
+        outcomes.append(check("lint: mypy --strict, the package", lambda: _mypy(["python/clupy"])))
+    return announce(outcomes)
