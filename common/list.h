@@ -69,8 +69,7 @@ static inline void list_remove(ListLink *link) {
 
 /* The body may remove and free `entry`, but not the member behind it. */
 #define LIST_FOREACH(Type, entry, member, head)                                                             \
-        for (ListLink * _next_##entry, *_link_##entry = list_is_empty(head) ? (head) : (head)->next;        \
-             _link_##entry != (head) && (_next_##entry = _link_##entry->next, 1);                           \
-             _link_##entry = _next_##entry)                                                                 \
-                for (Type *entry = LIST_ENTRY(Type, member, _link_##entry), *_once_##entry = entry;         \
-                     _once_##entry; _once_##entry = NULL)
+        for (Type *entry = LIST_FIRST(Type, member, head),                                                  \
+                  *_next_##entry = entry ? LIST_NEXT(Type, member, head, entry) : NULL;                     \
+             entry;                                                                                         \
+             entry = _next_##entry, _next_##entry = entry ? LIST_NEXT(Type, member, head, entry) : NULL)

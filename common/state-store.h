@@ -43,7 +43,8 @@ struct StateStore {
 int state_store_get(StateStore *store, const char *key, void **ret_value, size_t *ret_size,
                     uint64_t *ret_version);
 /* expected_version 0: the key must not exist. Durable when it returns 0. Returns -ESTALE when the version is
- * another one (or the key exists, or is gone), -EFBIG, -EINVAL, -ENOSPC, -errno; then the old value stands.
+ * another one (or the key exists, or is gone), -EBADMSG when what is stored is damaged, -EFBIG, -EINVAL,
+ * -ENAMETOOLONG, -ENOSPC, -errno. After an error the old value stands; only after -EIO either may.
  * ret_version may be NULL. */
 int state_store_compare_and_set(StateStore *store, const char *key, uint64_t expected_version,
                                 const void *value, size_t size, uint64_t *ret_version);
