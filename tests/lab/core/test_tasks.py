@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from labtool.lab import Lab
 
-AGENTS = 2
+# One node: 20 calls of a tenth of a CPU fill its two CPUs to the last, and share its range of uids.
+AGENTS = 1
 
 TWENTY = """
 import json, clupy
@@ -84,12 +86,10 @@ def test_twenty_calls_have_twenty_scopes_and_uids(lab: Lab) -> None:
         assert call["unit"] in scopes
         assert call["value"]["exe"].endswith("/clupy-zygote")
         assert (call["value"]["Seccomp"], int(call["value"]["CapEff"], 16), call["value"]["NoNewPrivs"]) == ("2", 0, "1")
-    assert len({(call["node"], call["value"]["uid"]) for call in calls}) == 20
+    assert len({call["value"]["uid"] for call in calls}) == 20
 
 
 def test_limits_are_what_the_call_asked(lab: Lab) -> None:
-    import subprocess
-
     client = lab.node("client")
     with client.popen(["python3", "-c", LIMITS], "user", stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout and process.stdin
