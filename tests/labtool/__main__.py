@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from . import build, dependencies, runner, uml
+from . import build, demo, dependencies, runner, uml
 from .console import LabError, elapsed, say
 from .lab import DEFAULT, Lab
 
@@ -26,6 +26,8 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("node", help="master, client, agent1, agent2, …")
         return sub
 
+    show = verb("demo", "install, build, boot, run examples/primes.py, show it, clean up", lab=False)
+    show.add_argument("--name", default="demo", help="the lab's name (default: demo)")
     up = verb("up", "boot a lab: master, client and the agents")
     up.add_argument("--agents", type=int, default=3, help="how many agents (default: 3)")
     up.add_argument("--no-build", action="store_true", help="install what was built last, build nothing")
@@ -60,6 +62,8 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     lab = Lab(getattr(options, "name", DEFAULT))
     match options.verb:
+        case "demo":
+            demo.run(options.name)
         case "up":
             installed = build.staged() if options.no_build else build.build_or_last()
             lab.up(options.agents, installed)

@@ -64,8 +64,12 @@ else
         done < /proc/self/mounts
 fi
 
+# A second, whole proc: a user namespace may mount one of its own only where it sees one with nothing mounted over it,
+# and the node's has the boot id.
+mkdir -p "$root/run/lab/proc"
+mount -t proc -o nosuid,nodev,noexec proc "$root/run/lab/proc"
+
 # The socket on which systemd says that the node is up.
-mkdir -p "$root/run/lab"
 : > "$root/run/lab/notify"
 mount --bind "$dir/notify" "$root/run/lab/notify"
 
