@@ -162,7 +162,7 @@ typedef struct LauncherEvent {
                         char detail[NOTE_MAX];  /* SYSCALL, SIGNAL: its name; CANCELLED: by whom; else a sentence */
                         uint64_t result_size;   /* bytes of the memfd beside this message */
                         LauncherReceipt receipt;
-                } attempt; /* STARTED, FROZEN, THAWED, ENDED */
+                } info; /* STARTED, FROZEN, THAWED, ENDED */
                 struct {
                         double done, total; /* total 0: not known */
                         char note[NOTE_MAX];
