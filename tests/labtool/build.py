@@ -20,6 +20,9 @@ from .console import LabError, say
 
 JOBS = str(os.cpu_count() or 1)
 
+# meson's options and the environment of the build with clang, which the fuzzers and clang-tidy share.
+FUZZ = (["-Dfuzzers=true", "-Dtests=false"], {"CC": "clang"})
+
 
 @contextlib.contextmanager
 def locked(name: str) -> Iterator[Path]:
