@@ -82,13 +82,13 @@ typedef struct ConfigName {
 
 enum { CONFIG_FILE_MAX = 1 << 20, CONFIG_DEPTH_MAX = 8 };
 
-/* Reads one file (or text under that name). Returns 0; -ENOENT when there is no such file; another negative errno. With every
- * error comes a message for the user, to be freed: one line such as "/etc/clupy/x.yaml:3: key 'task.memory': expected a size such
- * as 512M, got 'lots'"; only without memory it is left untouched (so initialise it with NULL). After an error the target is partly
- * filled.
+/* Reads one file (or text under that name). Returns 0; -ENOENT when there is no such file; another negative
+ * errno. With every error comes a message for the user, to be freed: one line such as "/etc/clupy/x.yaml:3:
+ * key 'task.memory': expected a size such as 512M, got 'lots'"; only without memory it is left untouched (so
+ * initialise it with NULL). After an error the target is partly filled.
  *
- * Refused: unknown keys (with "did you mean"), duplicate keys, wrong nesting, anchors, aliases and tags, more than one document, over
- * 1 MiB or 8 levels. An empty file is a good one. */
+ * Refused: unknown keys (with "did you mean"), duplicate keys, wrong nesting, anchors, aliases and tags,
+ * more than one document, over 1 MiB or 8 levels. An empty file is a good one. */
 int config_load_file(const char *path, const ConfigItem *items, size_t n_items, void *target,
                      char **ret_message);
 int config_load_text(const char *file_name, const char *text, size_t size, const ConfigItem *items,

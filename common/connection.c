@@ -53,6 +53,7 @@ struct Connection {
         uint32_t io_events, read_events, write_events;
         uint64_t write_iteration; /* the loop's iteration of the last write: see connection_send_text() */
         uint64_t frame_since;     /* CLOCK_MONOTONIC when the frame that is not whole yet began, 0: none */
+        uint64_t frame_timeout;
 
         const ConnectionTransport *transport;
         void *transport_data;
@@ -227,7 +228,7 @@ static void connection_watch_frame(Connection *c) {
         if (c->timer)
                 (void) sd_event_source_get_enabled(c->timer, &enabled);
         if (enabled == SD_EVENT_OFF)
-                connection_arm_timer(c, c->frame_since + CONNECTION_FRAME_TIMEOUT_S * USEC_PER_SEC);
+                connection_arm_timer(c, c->frame_since + c->frame_timeout);
 }
 
 static int on_timer(sd_event_source *source, uint64_t usec, void *userdata) {
@@ -240,7 +241,7 @@ static int on_timer(sd_event_source *source, uint64_t usec, void *userdata) {
         }
         if (c->frame_since == 0)
                 return 0;
-        due = c->frame_since + CONNECTION_FRAME_TIMEOUT_S * USEC_PER_SEC;
+        due = c->frame_since + c->frame_timeout;
         if (connection_now(c) < due)
                 connection_arm_timer(c, due);
         else
@@ -751,6 +752,7 @@ static int connection_new(sd_event *event, const struct sockaddr *address, sockl
                 .write_iteration = UINT64_MAX,
                 .high_water = CONNECTION_HIGH_WATER,
                 .low_water = CONNECTION_LOW_WATER,
+                .frame_timeout = CONNECTION_FRAME_TIMEOUT_S * USEC_PER_SEC,
         };
         frame_decoder_init(&c->decoder, &FRAME_LIMITS_HELLO);
         c->peer = strdup(sockaddr_to_string(address, size, true, text));
@@ -872,6 +874,12 @@ void connection_set_handlers(Connection *c, const ConnectionHandlers *handlers, 
 void connection_set_watcher(Connection *c, ConnectionWatcher watcher, void *userdata) {
         c->watcher = watcher;
         c->watcher_userdata = userdata;
+}
+
+void connection_set_timeouts(Connection *c, uint64_t hello_usec, uint64_t frame_usec) {
+        if (c->hello_timer)
+                (void) sd_event_source_set_time_relative(c->hello_timer, hello_usec);
+        c->frame_timeout = frame_usec;
 }
 
 void *connection_userdata(const Connection *c) {

@@ -15,18 +15,24 @@
 
 #define ELEMENTSOF(array) (sizeof(array) / sizeof((array)[0]))
 
-/* Each argument is evaluated once. */
-#define MIN(left, right)                                                                                    \
+/* Each argument is evaluated once; they nest. */
+#define MIN(left, right) MIN_COUNTED(left, right, __COUNTER__)
+#define MAX(left, right) MAX_COUNTED(left, right, __COUNTER__)
+#define MIN_COUNTED(left, right, n) MIN_UNIQUE(left, right, n)
+#define MIN_UNIQUE(left, right, n) MIN_NAMED(left, right, _left_##n, _right_##n)
+#define MAX_COUNTED(left, right, n) MAX_UNIQUE(left, right, n)
+#define MAX_UNIQUE(left, right, n) MAX_NAMED(left, right, _left_##n, _right_##n)
+#define MIN_NAMED(left, right, l, r)                                                                        \
         ({                                                                                                  \
-                const __auto_type _min_l = (left);                                                          \
-                const __auto_type _min_r = (right);                                                         \
-                _min_l < _min_r ? _min_l : _min_r;                                                          \
+                const __auto_type l = (left);                                                               \
+                const __auto_type r = (right);                                                              \
+                l < r ? l : r;                                                                              \
         })
-#define MAX(left, right)                                                                                    \
+#define MAX_NAMED(left, right, l, r)                                                                        \
         ({                                                                                                  \
-                const __auto_type _max_l = (left);                                                          \
-                const __auto_type _max_r = (right);                                                         \
-                _max_l > _max_r ? _max_l : _max_r;                                                          \
+                const __auto_type l = (left);                                                               \
+                const __auto_type r = (right);                                                              \
+                l > r ? l : r;                                                                              \
         })
 #define CLAMP(value, low, high) MIN(MAX((value), (low)), (high))
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "parse-util.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <strings.h>
@@ -244,17 +245,32 @@ int parse_cpus(const char *s, double *ret) {
         return 0;
 }
 
+static bool v6_is_valid(const char *s, size_t size) {
+        const char *scope = memchr(s, '%', size);
+        char plain[INET6_ADDRSTRLEN];
+        struct in6_addr address;
+
+        /* fe80::1%eth0 */
+        for (const char *p = scope; p && p < s + size; p++)
+                if (!is_digit(*p) && !is_letter(*p) && !strchr("%-_.", *p))
+                        return false;
+        size = scope ? (size_t) (scope - s) : size;
+        if (size >= sizeof(plain))
+                return false;
+        memcpy(plain, s, size);
+        plain[size] = '\0';
+        return inet_pton(AF_INET6, plain, &address) == 1;
+}
+
 static bool host_is_valid(const char *s, size_t size, bool v6) {
         if (size == 0 || size > ADDRESS_HOST_MAX)
                 return false;
-        for (size_t i = 0; i < size; i++) {
-                bool common = is_digit(s[i]) || is_letter(s[i]) || s[i] == '.';
-
-                /* '%' is a scope: fe80::1%eth0 */
-                if (!common && !(v6 ? strchr(":%-_", s[i]) : strchr("-_*", s[i])))
+        if (v6)
+                return v6_is_valid(s, size);
+        for (size_t i = 0; i < size; i++)
+                if (!is_digit(s[i]) && !is_letter(s[i]) && !strchr(".-_*", s[i]))
                         return false;
-        }
-        return v6 || s[0] != '-';
+        return s[0] != '-';
 }
 
 static int parse_address_part(const char *s, size_t size, uint16_t default_port, Address *ret) {

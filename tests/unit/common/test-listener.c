@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "test.h"
+
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+
+#include "fd-util.h"
+#include "listener.h"
+#include "resolver.h"
+#include "time-util.h"
+
+enum { CALLERS = 16 };
+
+static sd_event *event;
+static Connection *taken[CALLERS];
+static size_t n_taken;
+static int accept_result;
+
+static int on_frame(Connection *c, const Frame *frame, void *userdata) {
+        return 0;
+}
+
+static void on_closed(Connection *c, int error, const char *why, void *userdata) {
+        for (size_t i = 0; i < n_taken; i++)
+                if (taken[i] == c) {
+                        taken[i] = connection_unref(c);
+                        taken[i] = taken[--n_taken];
+                        return;
+                }
+        fail();
+}
+
+static const ConnectionHandlers handlers = { .frame = on_frame, .closed = on_closed };
+
+static int on_accept(Listener *l, Connection *c, void *userdata) {
+        if (accept_result < 0)
+                return accept_result;
+        assert_true(n_taken < CALLERS);
+        taken[n_taken++] = connection_ref(c);
+        return 0;
+}
+
+static void run_idle(void) {
+        int r;
+
+        while ((r = sd_event_run(event, 50 * USEC_PER_MSEC)) > 0)
+                ;
+        assert_ok(r);
+}
+
+static int call(const Listener *l) {
+        struct sockaddr_in address = { .sin_family = AF_INET,
+                                       .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+                                       .sin_port = htons(listener_port(l)) };
+        int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+        assert_ok(fd);
+        assert_ok(connect(fd, (struct sockaddr *) &address, sizeof(address)));
+        return fd;
+}
+
+/* Whether the other side has closed. */
+static bool is_turned_away(int fd) {
+        char c;
+
+        return recv(fd, &c, 1, MSG_DONTWAIT) == 0 || errno == ECONNRESET;
+}
+
+static Listener *start(const ListenerOptions *options) {
+        struct sockaddr_storage address;
+        Listener *l;
+        socklen_t size;
+
+        assert_ok(sd_event_new(&event));
+        assert_ok(sockaddr_from_numeric("127.0.0.1", 0, &address, &size));
+        assert_ok(listener_new(event, (struct sockaddr *) &address, size, options, on_accept, NULL, &l));
+        assert_memory_equal(listener_address(l), "127.0.0.1:", 10);
+        assert_error(listener_new(event, (struct sockaddr *) &address, 3, options, on_accept, NULL, &l),
+                     EINVAL);
+        return l;
+}
+
+static void stop(Listener *l) {
+        listener_free(l);
+        run_idle();
+        while (n_taken > 0)
+                taken[n_taken - 1] = connection_unref(taken[n_taken - 1]), n_taken--;
+        event = sd_event_unref(event);
+}
+
+static void test_limits(void **state) {
+        const ListenerOptions options = { .handlers = &handlers,
+                                          .connections_max = 4,
+                                          .unproven_per_address_max = 3 };
+        Listener *l = start(&options);
+        const ListenerStatistics *statistics = listener_statistics(l);
+        int fds[6];
+
+        for (size_t i = 0; i < 4; i++)
+                fds[i] = call(l);
+        run_idle();
+        assert_int_equal(n_taken, 3);
+        assert_true(is_turned_away(fds[3]));
+        assert_false(is_turned_away(fds[0]));
+        assert_int_equal(statistics->refused, 1);
+        assert_int_equal(statistics->unproven, 3);
+
+        /* Those who have shown who they are do not count against their address, only in all. */
+        connection_established(taken[0]);
+        connection_established(taken[1]);
+        fds[4] = call(l);
+        fds[5] = call(l);
+        run_idle();
+        assert_int_equal(n_taken, 4);
+        assert_true(is_turned_away(fds[5]));
+        assert_int_equal(statistics->open, 4);
+        assert_int_equal(statistics->unproven, 2);
+
+        /* Who leaves makes room, established or not. */
+        for (size_t i = 0; i < 3; i++)
+                close_fd(fds[i]);
+        run_idle();
+        assert_int_equal(statistics->open, 1);
+        assert_int_equal(statistics->unproven, 1);
+        fds[0] = call(l);
+        run_idle();
+        assert_int_equal(statistics->open, 2);
+
+        accept_result = -EPERM;
+        fds[1] = call(l);
+        run_idle();
+        assert_true(is_turned_away(fds[1]));
+        assert_int_equal(statistics->open, 2);
+        accept_result = 0;
+        stop(l);
+        close_fd(fds[0]);
+        close_fd(fds[1]);
+        for (size_t i = 3; i < 6; i++)
+                close_fd(fds[i]);
+}
+
+/* Without file descriptors the caller is turned away, the loop does not spin, and others are served
+ * afterwards. */
+static void test_out_of_fds(void **state) {
+        const ListenerOptions options = { .handlers = &handlers };
+        Listener *l = start(&options);
+        struct rlimit before, limit;
+        int caller, later, probe;
+        unsigned turns = 0;
+
+        run_idle();
+        caller = call(l);
+        later = call(l);
+        assert_ok(getrlimit(RLIMIT_NOFILE, &before));
+        assert_ok(probe = open("/dev/null", O_RDONLY | O_CLOEXEC));
+        close_fd(probe);
+        limit = before;
+        limit.rlim_cur = (rlim_t) probe;
+        assert_ok(setrlimit(RLIMIT_NOFILE, &limit));
+        while (sd_event_run(event, 50 * USEC_PER_MSEC) > 0 && turns < 1000)
+                turns++;
+        assert_ok(setrlimit(RLIMIT_NOFILE, &before));
+        assert_true(turns < 10);
+        assert_true(is_turned_away(caller));
+        assert_true(is_turned_away(later));
+        close_fd(caller);
+        close_fd(later);
+        caller = call(l);
+        run_idle();
+        assert_int_equal(n_taken, 1);
+        assert_false(is_turned_away(caller));
+        stop(l);
+        close_fd(caller);
+}
+
+int main(void) {
+        const struct CMUnitTest tests[] = { cmocka_unit_test(test_limits),
+                                            cmocka_unit_test(test_out_of_fds) };
+
+        return cmocka_run_group_tests(tests, NULL, NULL);
+}
