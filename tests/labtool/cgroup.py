@@ -18,6 +18,7 @@ import contextlib
 import os
 import select
 import signal
+import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -184,6 +185,10 @@ def _thaw(groups: list[Path]) -> None:
 def remove(groups: list[Path], timeout: float = 10.0) -> None:
     """Ends what runs in the groups and removes them. A group stays busy for a moment after its last process."""
     kill(groups)
+    scopes = [group.name for group in groups if group.suffix == ".scope"]
+    if scopes:
+        # What systemd made it also removes, and its name is free again only then.
+        subprocess.run(["systemctl", "stop", *scopes], capture_output=True, check=False)
     deadline = time.monotonic() + timeout
     for group in groups:
         while group.exists():

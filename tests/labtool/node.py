@@ -191,6 +191,10 @@ class Node:
         """Runs a Python program, given as text, in the node."""
         return self.run(["python3", "-", *arguments], user, check=check, input=program, timeout=timeout)
 
+    def write(self, path: str, text: str) -> None:
+        """Writes a file on the running node, with the directories above it."""
+        self.run(["sh", "-c", 'mkdir -p "$(dirname "$1")" && cat > "$1"', "sh", path], input=text)
+
     def failed_units(self) -> list[str]:
         """Names of the units that failed, and of CluPy's own that run not although they should."""
         listing = self.run(["systemctl", "list-units", "--failed", "--plain", "--no-legend"]).stdout

@@ -56,6 +56,9 @@ def _write_guest(upper: content.Upper, test: Path) -> None:
     upper.write("/etc/systemd/system/lab-test.target",
                 "[Unit]\nDescription=A test in this kernel\nRequires=multi-user.target lab-test.service\n")
     upper.link("/etc/systemd/system/default.target", "/etc/systemd/system/lab-test.target")
+    # The kernel's modules lie where modprobe does not look.
+    for modules in Path("/usr/lib/uml/modules").glob("*"):
+        upper.link(f"/usr/lib/modules/{modules.name}", str(modules))
 
 
 def run(test: Path, installed: Path | None, timeout: float = TIMEOUT) -> Result:
