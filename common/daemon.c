@@ -238,7 +238,7 @@ sd_event *daemon_event(const Daemon *d) {
         return d->event;
 }
 
-static void daemon_notify(Daemon *d, bool ready, const char *format, va_list arguments) {
+static void _printf_(3, 0) daemon_notify(Daemon *d, bool ready, const char *format, va_list arguments) {
         _cleanup_(freep) char *status = NULL;
         bool changed;
 
