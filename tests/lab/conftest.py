@@ -8,6 +8,7 @@ breaks nodes leaves them running again, or uses `fresh_lab`, a lab of its own. B
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import time
@@ -21,6 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from labtool import build, paths  # noqa: E402
 from labtool.lab import Lab  # noqa: E402
 
+# The labs of one run of pytest. The process's number in their names tells ./lab test which were abandoned.
+_numbers = itertools.count(1)
+
 
 @pytest.fixture(scope="session")
 def installed() -> Path | None:
@@ -29,8 +33,7 @@ def installed() -> Path | None:
 
 
 def _boot(request: pytest.FixtureRequest, installed: Path | None) -> Iterator[Lab]:
-    name = f"t{os.getpid()}_{abs(hash(request.node.nodeid)) % 100000}"
-    lab = Lab(name)
+    lab = Lab(f"t{os.getpid()}_{next(_numbers)}")
     failed = request.session.testsfailed
     try:
         lab.up(getattr(request.module, "AGENTS", 3), installed)

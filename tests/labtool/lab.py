@@ -48,13 +48,18 @@ class Lab:
     def lock(self) -> Iterator[None]:
         """Keeps two `./lab` from changing the same lab at once. Goes with its process, however that ends."""
         paths.STATE.mkdir(parents=True, exist_ok=True)
-        with (paths.STATE / f".{self.name}.lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                say(f"waiting for another ./lab that works on '{self.name}'")
-                fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+        path = paths.STATE / f".{self.name}.lock"
+        while True:
+            with path.open("w") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    say(f"waiting for another ./lab that works on '{self.name}'")
+                    fcntl.flock(file, fcntl.LOCK_EX)
+                # `down` removes the file, and then this lock is nobody's.
+                if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                    yield
+                    return
 
     @staticmethod
     def all() -> list[str]:
@@ -167,8 +172,7 @@ class Lab:
         """Removes everything of the lab. Not an error if there is nothing, or only a part."""
         with self.lock():
             self.remove()
-        with contextlib.suppress(OSError):
-            (paths.STATE / f".{self.name}.lock").unlink()
+            (paths.STATE / f".{self.name}.lock").unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Removes everything; call with the lock held."""
@@ -192,6 +196,15 @@ class Lab:
                 failed = node.failed_units()
                 say(f"{self.name}: {node.name} has the new build" + (f"; FAILED: {', '.join(failed)}" if failed else ""))
             archive.unlink()
+
+    @staticmethod
+    def remove_abandoned() -> None:
+        """Removes the labs of tests whose process is gone. Their names hold its number: tPID…, umlPID."""
+        for name in Lab.all():
+            match = re.match(r"(?:t|uml)(\d+)(?:x|_\d+)?$", name)
+            if match and not Path("/proc", match[1]).exists():
+                say(f"removing lab '{name}', which a test left behind")
+                Lab(name).down()
 
     def status(self) -> str:
         """A table of the nodes."""

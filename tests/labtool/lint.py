@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -94,13 +95,23 @@ def _mypy(packages: list[str]) -> None:
         raise LabError(f"mypy --strict {' '.join(packages)}:\n{result.stdout}{result.stderr}")
 
 
+def _errors(text: str) -> str:
+    """Only the lines of a compiler's output that say what is wrong, each once."""
+    plain = re.sub(r"\x1b\[[0-9;]*[mK]", "", text)
+    return "\n".join(dict.fromkeys(line for line in plain.splitlines() if "error: " in line))
+
+
 def _warnings() -> None:
     """All warnings, and gcc's analyzer, as errors, in everything that is installed (the tests' own warnings are
     errors where they are built)."""
     with build.locked("analyzer") as directory:
-        (directory.parent / "logs" / "analyzer.log").unlink(missing_ok=True)
+        log = directory.parent / "logs" / "analyzer.log"
+        log.unlink(missing_ok=True)
         build.configure(directory, ["--werror", "-Dtests=false", "-Dc_args=-fanalyzer"])
-        build.compile_all(directory, keep_going=True)
+        try:
+            build.compile_all(directory, keep_going=True)
+        except LabError as error:
+            raise LabError(_errors(log.read_text(errors="replace")) or error.what, log=log) from error
 
 
 def _tidy() -> None:
@@ -120,7 +131,7 @@ def _tidy() -> None:
             found = "".join(pool.map(tidy, [each for each in sources if "/build" not in each
                                             and "/tests/" not in each]))
     if found:
-        raise LabError(f"clang-tidy:\n{found}")
+        raise LabError(f"clang-tidy:\n{_errors(found)}")
 
 
 def run() -> list[Outcome]:

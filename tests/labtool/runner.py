@@ -13,6 +13,7 @@ from pathlib import Path
 from . import build, dependencies, lint, paths, uml
 from .command import tail
 from .console import LabError, say
+from .lab import Lab
 from .outcome import Outcome, announce, report
 
 LAB_GROUPS = ("core", "faults", "operator", "sandbox", "auth", "env", "service", "store", "sync", "ha", "api")
@@ -31,6 +32,7 @@ def run(groups: list[str]) -> int:
         dependencies.ensure_uml()
     if "mutants" in chosen:
         return _mutants()
+    Lab.remove_abandoned()
     outcomes: list[Outcome] = []
     if set(chosen) & set(LAB_GROUPS):
         say("building the product")
@@ -38,7 +40,7 @@ def run(groups: list[str]) -> int:
     for group in chosen:
         say(f"group {group}")
         if group == "unit":
-            outcomes += lint.run() + _guarded("unit", _unit) + _pytest("unit", paths.SOURCE / "tests/unit")
+            outcomes += lint.run() + _guarded("unit", _unit) + _pytest("unit", paths.SOURCE / "tests/python")
         elif group == "fuzz":
             outcomes += _guarded("fuzz", _fuzz)
         else:

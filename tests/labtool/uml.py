@@ -70,11 +70,11 @@ def run(test: Path, installed: Path | None, timeout: float = TIMEOUT) -> Result:
     logs = paths.build_directory() / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     console = logs / f"uml-{test.stem}.log"
-    with lab.lock():
-        try:
+    try:
+        with lab.lock():
             code, output = _boot(lab, test, installed, console, timeout)
-        finally:
-            lab.remove()
+    finally:
+        lab.down()
     return Result(test, code, output, time.monotonic() - started, console)
 
 
