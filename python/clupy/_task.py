@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Python side of a task: loads the function, runs it, hands over what came of it. Runs within the sandbox.
+
+clupy-zygote calls, in this order:
+
+- `prepare()`, in the zygote, once its packages are imported: everything that all tasks share;
+- `rehearse()`, in the forked and sandboxed child, before there is anything to do: touches what every call touches, so
+  that the call itself need not;
+- `run(control_fd, code_fd, args_fd, context)`, which returns `(kind, memfd, retry, detail)`. kind is VALUE, EXCEPTION
+  or UNPICKLABLE; memfd holds the payload, not yet sealed (-1 for UNPICKLABLE), and belongs to the caller; retry is 1
+  for an exception whose type is in the call's retry_on; detail names what could not be pickled. code_fd and args_fd
+  are closed. context is a dict of the strings task, job, owner, node, unit and the numbers attempt, cpus.
+
+A function that calls sys.exit() ends the process in run().
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import importlib
+import inspect
+import os
+import pickle
+import random
+import signal
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Callable, Dict, List, Mapping, NoReturn, Optional, Sequence, Tuple
+
+from . import _current, _payload
+
+VALUE = 1
+EXCEPTION = 2
+UNPICKLABLE = 3
+
+_DETAIL_MAX = 127  # bytes
+_MESSAGE_MAX = 64 << 10  # characters of an exception's message
+_TRACEBACK_MAX = 256 << 10  # characters of a traceback
+
+# How many threads numeric libraries start is decided when they are loaded, from these.
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMEXPR_MAX_THREADS", "NUMBA_NUM_THREADS", "POLARS_MAX_THREADS",
+    "RAYON_NUM_THREADS", "LOKY_MAX_CPU_COUNT",
+)
+
+_rehearsal: List[bytes] = []  # a function and its arguments, as a client would send them
+
+Outcome = Tuple[int, int, int, str]
+
+
+def prepare() -> None:
+    """Imports what tasks need, while it is shared by all of them. Call once, in the zygote, with one thread."""
+    _streams_prepare()
+    _preimport()
+    # A lambda travels by value, as most functions of users do.
+    _rehearsal[:] = [_payload.dumps(lambda a, b: {str(i): a * b for i in range(8)}),
+                     _join(_payload.encode(((1,), {"b": 2.0}, {"retry_on": ()})))]
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()  # else each task would print it again
+    gc.collect()
+    gc.freeze()  # a collection in a child would touch, and thus copy, every object of the zygote
+
+
+def _streams_prepare() -> None:
+    """Every line that a task prints goes out at once: the process may end at any moment, without a flush."""
+    for name, fd in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        try:
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+        except Exception:  # there was no such descriptor when Python started
+            stream = open(fd, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
+            setattr(sys, name, stream)
+
+
+def _preimport() -> None:
+    """Imports the modules named in the *.preimport files beside the package, a name a line: what most tasks of this
+    node use is then loaded once, and not by each of them."""
+    for file in sorted(Path(__file__).resolve().parent.parent.glob("*.preimport")):
+        for line in file.read_text("utf-8").splitlines():
+            name = line.split("#")[0].strip()
+            if not name:
+                continue
+            try:
+                importlib.import_module(name)
+            except BaseException as error:  # a package's SystemExit is not ours
+                print(f"{file}: {name} cannot be imported: {error!r}", file=sys.stderr)
+
+
+def _join(buffers: List[_payload.Buffer]) -> bytes:
+    return b"".join(bytes(buffer) for buffer in buffers)
+
+
+def rehearse() -> None:
+    """Goes the way of a call, for a function of our own, and forgets it. In the child, as the task's user."""
+    _process_prepare()
+    if not _rehearsal:
+        return
+    _reseed()
+    code_fd, args_fd = (_payload.to_memfd([part], "rehearsal") for part in _rehearsal)
+    function, args, kwargs = _load(code_fd, args_fd, [])
+    os.close(_payload.to_memfd(_payload.encode(function(*args, **kwargs)), "rehearsal"))
+
+
+def _process_prepare() -> None:
+    """What a Python program expects of its process, and a folder of its own to work in."""
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with contextlib.suppress(AttributeError, OSError):
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    with contextlib.suppress(OSError):
+        if os.getcwd() == "/":
+            os.chdir(tempfile.mkdtemp(prefix="work-", dir="/tmp"))
+
+
+def run(control_fd: int, code_fd: int, args_fd: int, context: Mapping[str, Any]) -> Outcome:
+    """Runs one call; see the top of this file. Raises nothing that a function could cause."""
+    cpus = max(1, int(context["cpus"]))
+    _current._begin(_current.CurrentTask(
+        id=context["task"], attempt=int(context["attempt"]), job=context["job"], node=context["node"],
+        owner=context["owner"], unit=context["unit"], cpus=cpus), control_fd)
+    retry_on: List[type] = []
+    process = os.getpid()
+    try:
+        _process_prepare()
+        _limit_threads(cpus)
+        _reseed()
+        function, args, kwargs = _load(code_fd, args_fd, retry_on)
+        value = function(*args, **kwargs)
+        if inspect.iscoroutine(value):
+            value = asyncio.run(value)
+        _end_children(process, 0)
+        return _value(value)
+    except SystemExit as error:
+        _exit(error)
+    except BaseException as error:
+        _end_children(process, 1)
+        return _exception(error, tuple(retry_on))
+    finally:
+        _flush()
+        _current._end()
+
+
+def _end_children(process: int, status: int) -> None:
+    """A child that the function forked and that came out of it: one task has one result."""
+    if os.getpid() != process:
+        _flush()
+        os._exit(status)
+
+
+def _value(value: Any) -> Outcome:
+    try:
+        buffers = _payload.encode(value)
+    except _payload.UnpicklableError as error:
+        return UNPICKLABLE, -1, 0, _cut(error.name if error.name in error.message else f"{error.name} ({error.message})")
+    return VALUE, _payload.to_memfd(buffers, "result"), 0, ""
+
+
+def _load(code_fd: int, args_fd: int, retry_on: List[type]) -> Tuple[Callable[..., Any], Sequence[Any], Dict[str, Any]]:
+    """Returns the function and its arguments, fills retry_on. Closes both descriptors."""
+    try:
+        function = pickle.loads(memoryview(_payload.read(code_fd)))
+        args, kwargs, options = _payload.decode(_payload.read(args_fd))
+    finally:
+        os.close(code_fd)
+        os.close(args_fd)
+    retry_on.extend(options.get("retry_on", ()))
+    return function, args, kwargs
+
+
+def _limit_threads(cpus: int) -> None:
+    for name in _THREAD_VARIABLES:
+        os.environ[name] = str(cpus)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        with contextlib.suppress(Exception):
+            torch.set_num_threads(cpus)
+
+
+def _reseed() -> None:
+    """All tasks are copies of one process: without this they would share one sequence of random numbers. What is
+    imported later seeds itself."""
+    random.seed()
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        with contextlib.suppress(Exception):
+            numpy_random.seed()
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+
+
+def _exit(error: SystemExit) -> NoReturn:
+    """Ends the process as the interpreter would, without its lengthy end."""
+    code = error.code
+    if code is None:
+        status = 0
+    elif isinstance(code, int):
+        status = code & 0xFF
+    else:
+        with contextlib.suppress(Exception):
+            print(code, file=sys.stderr)
+        status = 1
+    _flush()
+    _current._end()
+    os._exit(status)
+
+
+def _exception(error: BaseException, retry_on: Tuple[type, ...]) -> Outcome:
+    retry = 0
+    with contextlib.suppress(Exception):  # an odd metaclass may answer with an exception
+        retry = int(isinstance(error, retry_on))
+    content = {
+        "exception": _pickled(error),
+        "type": f"{type(error).__module__}.{type(error).__qualname__}",
+        "message": _text(error)[:_MESSAGE_MAX],
+        "traceback": _formatted(error),
+    }
+    return EXCEPTION, _payload.to_memfd(_payload.encode(content), "exception"), retry, ""
+
+
+def _pickled(error: BaseException) -> Optional[bytes]:
+    try:
+        return _payload.dumps(error)
+    except Exception:
+        return None
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return f"<{type(error).__qualname__} without text>"
+
+
+def _formatted(error: BaseException) -> str:
+    """The traceback as Python would print it, from the user's first frame on."""
+    try:
+        shown = traceback.TracebackException(type(error), error, _user_frames(error.__traceback__))
+        text = "".join(shown.format())
+    except Exception:
+        text = f"{type(error).__qualname__}: {_text(error)}\n"
+    if len(text) > _TRACEBACK_MAX:
+        half = _TRACEBACK_MAX // 2
+        text = f"{text[:half]}\n[…]\n{text[-half:]}"
+    return text
+
+
+_OWN_FILES = {__file__, _payload.__file__}
+_ASYNCIO = os.path.dirname(asyncio.__file__) + os.sep
+
+
+def _user_frames(frames: Optional[TracebackType]) -> Optional[TracebackType]:
+    while frames is not None:
+        file = frames.tb_frame.f_code.co_filename
+        if file not in _OWN_FILES and not file.startswith(_ASYNCIO):
+            break
+        frames = frames.tb_next
+    return frames
+
+
+def _cut(text: str) -> str:
+    """At most what a TaskMessage's detail holds, without control characters."""
+    line = "".join(c if c.isprintable() else " " for c in text)
+    return line.encode("utf-8", "replace")[:_DETAIL_MAX].decode("utf-8", "ignore")
