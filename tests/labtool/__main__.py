@@ -53,13 +53,12 @@ def _parser() -> argparse.ArgumentParser:
     test = verb("test", "run the tests; last line: N passed, N failed", lab=False)
     test.add_argument("groups", nargs="*", metavar="GROUP", help=f"{', '.join(runner.GROUPS)}, mutants (default: all "
                                                                  "but mutants)")
-    bench = verb("bench", "measure, side by side with others", lab=False)
-    bench.add_argument("arguments", nargs=argparse.REMAINDER, help="of tests/bench")
+    verb("bench", "measure, side by side with others; arguments: ./lab bench --help", lab=False)
     verb("list", "names of all labs", lab=False)
     return parser
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace, arguments: list[str]) -> int:
     lab = Lab(getattr(options, "name", DEFAULT))
     match options.verb:
         case "demo":
@@ -100,7 +99,7 @@ def _run(options: argparse.Namespace) -> int:
             return runner.run(options.groups)
         case "bench":
             dependencies.ensure_test()
-            return runner.run_part("bench", options.arguments)
+            return runner.run_part("bench", arguments)
         case "list":
             print("\n".join(Lab.all()))
     return 0
@@ -108,12 +107,15 @@ def _run(options: argparse.Namespace) -> int:
 
 def main() -> int:
     """Runs one command; returns the exit code."""
-    options = _parser().parse_args()
+    # The benchmark has options of its own, --help among them.
+    arguments = sys.argv[1:]
+    own, others = (arguments[:1], arguments[1:]) if arguments[:1] == ["bench"] else (arguments, [])
+    options = _parser().parse_args(own)
     if os.geteuid() != 0:
         print("lab: needs root: it makes namespaces, mounts and cgroups. Try: sudo ./lab …", file=sys.stderr)
         return 77
     try:
-        return _run(options)
+        return _run(options, others)
     except LabError as error:
         print(f"lab: after {elapsed():.1f} s: {error}", file=sys.stderr)
         return 1
