@@ -46,21 +46,6 @@ static int parse_node_name(const ConfigItem *item, const char *name, const char 
         return free_and_strdup(field, value);
 }
 
-static int parse_uid(const ConfigItem *item, const char *name, const char *value, void *field) {
-        uint64_t n;
-        int r;
-
-        if (!value)
-                return -EINVAL;
-        r = parse_uint64(value, &n);
-        if (r < 0)
-                return r;
-        if (n < item->min || n > item->max)
-                return -ERANGE;
-        *(uint32_t *) field = (uint32_t) n;
-        return 0;
-}
-
 /* "first-last". */
 static int parse_uid_range(const ConfigItem *item, const char *name, const char *value, void *field) {
         ServerConfig *config = CONTAINER_OF(field, ServerConfig, uid_start);
@@ -93,11 +78,7 @@ static const ConfigItem items[] = {
         { "memory", CONFIG_SCALAR, config_parse_size, FIELD(memory), "a size such as 60G, at least 64M",
           .min = MIB(64), .max = UINT64_C(1) << 60 },
         { "uid_range", CONFIG_SCALAR, parse_uid_range, FIELD(uid_start),
-          "user ids such as 1879048192-1879113727, above 65535 and below 2147483648, or start and count" },
-        { "uid_range.start", CONFIG_SCALAR, parse_uid, FIELD(uid_start),
-          "a user id from 65536 to 2147483647", .min = UID_LEAST, .max = UID_END - 1 },
-        { "uid_range.count", CONFIG_SCALAR, parse_uid, FIELD(uid_count), "a number from 1 to 16777216",
-          .min = 1, .max = UID_COUNT_MAX },
+          "user ids such as 1879048192-1879113727, above 65535 and below 2147483648" },
         { "warm", CONFIG_SCALAR, config_parse_unsigned, FIELD(warm), "a number from 0 to 64",
           .max = SERVER_WARM_MAX },
         { "zygotes", CONFIG_SCALAR, config_parse_unsigned, FIELD(zygotes), "a number from 1 to 256",
@@ -200,12 +181,6 @@ static int check(const ServerConfig *config, const char *subuid, char **ret_mess
         const char *file = config->files && config->files[0] ? config->files[strv_length(config->files) - 1]
                                                              : SERVER_CONFIG_NAME;
 
-        if ((uint64_t) config->uid_start + config->uid_count > UID_END) {
-                *ret_message = strformat("%s: key 'uid_range': expected ids below 2147483648, got start %u "
-                                         "and count %u",
-                                         file, config->uid_start, config->uid_count);
-                return -ERANGE;
-        }
         if (config->task_memory > config->memory) {
                 *ret_message =
                         strformat("%s: key 'task.memory': expected at most the node's memory, %s, got %s",
