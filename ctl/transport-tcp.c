@@ -30,7 +30,8 @@ typedef struct TcpTransport {
 
         /* the end of the connection */
         bool closed;
-        char *why;          /* why it ended */
+        int error; /* why it ended, and in words */
+        char *why;
         char *refused;      /* the master's sentence */
         char *refused_code; /* and its code */
 
@@ -137,6 +138,7 @@ static void tcp_closed(Connection *connection, int error, const char *why, void 
         TcpTransport *c = userdata;
 
         c->closed = true;
+        c->error = error;
         (void) free_and_strdup(&c->why, why);
 }
 
@@ -307,7 +309,8 @@ static int tcp_try(TcpTransport *c, const Address *address, uint64_t until, char
                 } else if (c->refused)
                         return -ECONNREFUSED;
                 else {
-                        note_failure(tried, where, c->why ?: "the connection was closed");
+                        note_failure(tried, where,
+                                     c->error < 0 ? strerror(-c->error) : "the connection was closed");
                         r = -ENOTCONN;
                 }
         }

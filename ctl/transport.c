@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "client-config.h"
+
 void query_error_done(QueryError *e) {
         e->message = mfree(e->message);
 }
@@ -47,13 +49,20 @@ CtlStatus query_error_status(const char *code) {
 }
 
 int transport_open(const char *master, uint64_t patience_usec, Transport **ret, QueryError *ret_error) {
+        _cleanup_(freep) char *configured = NULL, *message = NULL;
+        int r;
+
         if (!master)
                 master = getenv("CLUPY_MASTER_URL");
         if (!isempty(master))
                 return transport_tcp_open(master, patience_usec, ret, ret_error);
         if (transport_bus_has_master())
                 return transport_bus_open(patience_usec, ret, ret_error);
-        return transport_tcp_open("clupy://localhost:7878", patience_usec, ret, ret_error);
+        r = client_config_load(&configured, &message);
+        if (r < 0)
+                return query_error_set(ret_error, CTL_FAILED, "configuration", "%s",
+                                       message ?: strerror(-r));
+        return transport_tcp_open(configured ?: "clupy://localhost:7878", patience_usec, ret, ret_error);
 }
 
 Transport *transport_free(Transport *t) {

@@ -51,7 +51,8 @@ struct Transport {
         char *peer; /* "the system bus", "10.0.0.2:7878" */
 };
 
-/* master: a URL, or NULL: CLUPY_MASTER_URL, else D-Bus if a master is on it, else clupy://localhost:7878.
+/* master: a URL, or NULL: CLUPY_MASTER_URL, else D-Bus if a master is on it, else clupy.client.yaml, else
+ * clupy://localhost:7878.
  * patience_usec bounds the making of the connection, and how long an answer may take. Returns 0, or -1 and
  * the error. */
 int transport_open(const char *master, uint64_t patience_usec, Transport **ret, QueryError *ret_error);
