@@ -245,7 +245,11 @@ static int settings_write(const Options *options) {
                 log_error("%s", message ? message : strerror(-r));
         else {
                 r = settings_check(&config);
-                settings_from_config(&config, &settings);
+                if (r >= 0) {
+                        r = settings_from_config(&config, &settings, &message);
+                        if (r < 0)
+                                log_error("%s", message ? message : strerror(-r));
+                }
                 server_config_done(&config);
         }
         if (r < 0) {

@@ -8,7 +8,7 @@
 
 enum { ID_FILE_MAX = 64 << 20 }; /* a passwd file of a large site */
 
-void settings_from_config(const ServerConfig *config, LauncherSettings *ret) {
+int settings_from_config(const ServerConfig *config, LauncherSettings *ret, char **ret_message) {
         LauncherSettings settings = {
                 .magic = LAUNCHER_SETTINGS_MAGIC,
                 .version = LAUNCHER_PROTOCOL_VERSION,
@@ -22,8 +22,18 @@ void settings_from_config(const ServerConfig *config, LauncherSettings *ret) {
                 .zygotes_max = config->zygotes,
         };
 
+        *ret_message = NULL;
+        if (config->uid_count / config->zygotes < SETTINGS_UIDS_PER_ZYGOTE_MIN) {
+                *ret_message = strformat(
+                        "%s: key 'uid_range': expected at least %u ids for %u zygotes, got %u",
+                        config->files && config->files[0] ? config->files[strv_length(config->files) - 1]
+                                                          : SERVER_CONFIG_NAME,
+                        config->zygotes * SETTINGS_UIDS_PER_ZYGOTE_MIN, config->zygotes, config->uid_count);
+                return *ret_message ? -ERANGE : -ENOMEM;
+        }
         strncpy(settings.node, config->name, sizeof settings.node - 1);
         *ret = settings;
+        return 0;
 }
 
 int settings_check_ids(const char *path, IdFileKind kind, uint32_t start, uint32_t count,

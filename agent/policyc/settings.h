@@ -4,8 +4,12 @@
 #include "launcher/launcher-protocol.h"
 #include "server-config.h"
 
-/* What the launcher, which reads no YAML, has to know of clupy.server.yaml. Fills *ret. */
-void settings_from_config(const ServerConfig *config, LauncherSettings *ret);
+enum { SETTINGS_UIDS_PER_ZYGOTE_MIN = 16 }; /* the launcher gives each zygote its share of uid_range */
+
+/* What the launcher, which reads no YAML, has to know of clupy.server.yaml. Fills *ret. Returns 0; -ERANGE
+ * with a message for the user
+ * ("file: key …") when uid_range is too small for so many zygotes; -ENOMEM. */
+int settings_from_config(const ServerConfig *config, LauncherSettings *ret, char **ret_message);
 
 /* The ids of a file with lines "name:…:id:…" or "name:start:count". */
 typedef enum IdFileKind {

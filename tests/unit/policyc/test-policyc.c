@@ -531,10 +531,12 @@ static void test_program(void **state) {
         assert_int_equal(run_program(check_bad), 78);
         assert_int_equal(run_program(unknown), 64);
 
-        write_text(config, "uid_range: 5\n");
+        write_text(config, "uid_range: 1900000000-1900000063\nzygotes: 5\n");
         assert_int_equal(unlink(bad), 0);
         assert_int_equal(run_program(arguments), 78);
         assert_int_equal(stat(settings, &st), -1);
+        write_text(config, "uid_range: 5\n");
+        assert_int_equal(run_program(arguments), 78);
 
         command = strformat("rm -r %s", directory);
         assert_int_equal(system(command), 0);
