@@ -167,14 +167,16 @@ char *format_time(int64_t at_ms) {
 }
 
 char *format_outcome(json_object *outcome) {
-        const char *kind = member_string(outcome, "kind");
+        /* The master tells former attempts' outcomes by their kind alone. */
+        const char *kind = json_object_is_type(outcome, json_type_string) ? json_object_get_string(outcome)
+                                                                          : member_string(outcome, "kind");
         OutcomeKind k;
         int r;
 
         if (isempty(kind))
                 return strdup("-");
         r = outcome_kind_from_string(kind);
-        k = r < 0 ? OUTCOME_NONE : (OutcomeKind) r;
+        k = r < 0 || !json_object_is_type(outcome, json_type_object) ? OUTCOME_NONE : (OutcomeKind) r;
         switch (k) {
         case OUTCOME_EXIT:
                 return strformat("%s (status %d)", kind, (int) member_int(outcome, "status"));

@@ -40,6 +40,11 @@ static char *format_bytes(uint64_t bytes) {
         return strdup(FORMAT_BYTES(bytes));
 }
 
+static Color outcome_color(json_object *outcome) {
+        return state_color(json_object_is_type(outcome, json_type_string) ? json_object_get_string(outcome)
+                                                                          : member_string(outcome, "kind"));
+}
+
 static void print_receipt(json_object *receipt) {
         static const struct {
                 const char *key, *title;
@@ -77,7 +82,7 @@ static int print_history(Ctl *ctl, json_object *history) {
 
                 table_take(table, COLOR_NONE, strformat("%lld", (long long) member_int(attempt, "attempt")));
                 table_cell(table, COLOR_NONE, member_string(attempt, "node"));
-                table_take(table, state_color(member_string(outcome, "kind")), format_outcome(outcome));
+                table_take(table, outcome_color(outcome), format_outcome(outcome));
                 table_take(table, COLOR_NONE, format_time(started));
                 table_take(table, COLOR_NONE,
                            started ? format_span((ended ?: now_ms()) - started) : strdup("-"));

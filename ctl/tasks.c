@@ -4,7 +4,7 @@
 #include "parse-util.h"
 #include "table.h"
 
-#define LIMIT_MAX 100000u
+#define LIMIT_MAX 10000u
 
 static const TableColumn columns[] = {
         { "TASK" },

@@ -156,7 +156,7 @@ static void test_tasks(void **state) {
                    "No task waits or runs; --ended shows those that have ended.\n",
                    "tasks {\"limit\":100,\"ended\":false}");
         assert_run("clupyctl tasks --limit 0 --json", ANSWERS({ NULL, NULL }), CTL_USAGE,
-                   "{\"error\":\"usage\",\"message\":\"--limit 0: expected a number from 1 to 100000\"}\n",
+                   "{\"error\":\"usage\",\"message\":\"--limit 0: expected a number from 1 to 10000\"}\n",
                    "");
 }
 
@@ -173,7 +173,8 @@ static void test_task_show(void **state) {
                           "\"warm\":true,\"unknown\":{\"read_bytes\":\"cgroup v1 counts none\"}},"
                           "\"history\":[{\"attempt\":1,\"node\":\"agent2\",\"unit\":\"clupy-task-0.scope\","
                           "\"outcome\":{\"kind\":\"node-lost\",\"attempts\":1},\"started_at\":1740837907000,"
-                          "\"ended_at\":1740837908500}]}" }),
+                          "\"ended_at\":1740837908500},{\"attempt\":2,\"node\":\"agent1\",\"outcome\":"
+                          "\"value\"}]}" }),
                 CTL_OK,
                 "        Task: " ID_1 "\n"
                 "        Name: primes\n"
@@ -193,7 +194,8 @@ static void test_task_show(void **state) {
                 "     Printed: 12B, see clupyctl logs 01234567\n"
                 "\n"
                 "TRY  NODE    OUTCOME                 STARTED              TOOK  UNIT\n"
-                "  1  agent2  node-lost (1 attempts)  2025-03-01 14:05:07  1.5s  clupy-task-0.scope\n",
+                "  1  agent2  node-lost (1 attempts)  2025-03-01 14:05:07  1.5s  clupy-task-0.scope\n"
+                "  2  agent1  value                   -                       -  \n",
                 "task {\"id\":\"0123\"}");
         assert_run("clupyctl task show 0123 --json", ANSWERS({ "task", NULL }), CTL_NOT_FOUND,
                    "{\"error\":\"not-found\",\"message\":\"no task has the id\"}\n", NULL);
