@@ -75,7 +75,8 @@ int frame_header_parse(const void *buffer, size_t size, const FrameLimits *limit
          * send. */
         if (size > 0 && memcmp(buffer, magic, MIN(size, sizeof(magic))) != 0)
                 return -EBADMSG;
-        if (size > sizeof(magic) && ((const uint8_t *) buffer)[sizeof(magic)] != FRAME_PROTOCOL_VERSION)
+        if (size > offsetof(WireHeader, version) &&
+            ((const uint8_t *) buffer)[offsetof(WireHeader, version)] != FRAME_PROTOCOL_VERSION)
                 return -EPROTONOSUPPORT;
         if (size < sizeof(wire))
                 return -EAGAIN;
