@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What strangers' code can do on a node: from a task, and from a package's import in the zygote. Through the launcher alone.
+
+Each attack has its control: the same native call by root outside of any sandbox must succeed, else it shows nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from labtool.lab import Lab
+    from labtool.node import Node
+
+AGENTS = 1
+PACKAGES = "/usr/lib/clupy/python"
+HERE = Path(__file__).parent
+
+# A service of the node that a task must not reach, over TCP and an abstract socket; runs until its input ends.
+SERVICE = """
+import socket, sys
+tcp = socket.create_server(("127.0.0.1", 0))
+unix = socket.socket(socket.AF_UNIX)
+unix.bind("\\0clupy-test-abstract")
+unix.listen()
+print(tcp.getsockname()[1], flush=True)
+sys.stdin.read()
+"""
+
+# Asks the launcher to run a function given as text; prints a JSON of what came of it.
+RUN = """
+import json, sys
+sys.path.insert(0, "/src/tests/lab/core")
+from launcher_client import connected
+source, owner, timeout = sys.argv[1:4]
+space = {"__name__": "__main__"}
+exec(source, space)
+client = connected(owner)
+event = client.run(space["task"], owner=owner, timeout=float(timeout))
+value = event.value if event.outcome == 1 else None
+print(json.dumps({"op": event.op.name, "outcome": event.outcome.name, "status": event.status, "detail": event.detail,
+                  "text": event.text, "unit": event.unit, "value": value}))
+"""
+
+# The launcher's own state, before and after.
+FOOTPRINT = """
+import json, sys
+sys.path.insert(0, "/src/tests/lab/core")
+from launcher_reasons import children, footprint, launcher_pid, remains, wait_for
+print(json.dumps({"remains": wait_for(remains, 20), "pid": launcher_pid(),
+                  "tasks": [name for name in children(launcher_pid()) if name == "clupy-init"]}))
+"""
+
+
+def run(node: Node, source: str, owner: str = "alice", timeout: float = 60.0) -> dict[str, Any]:
+    """Runs the source's function `task` as an owner's task."""
+    process = node.run(["python3", "-", source, owner, str(timeout)], input=RUN, timeout=timeout + 30)
+    result: dict[str, Any] = json.loads(process.stdout.strip().splitlines()[-1])
+    return result
+
+
+def remains(node: Node) -> dict[str, Any]:
+    process = node.run(["python3", "-"], input=FOOTPRINT, timeout=60)
+    result: dict[str, Any] = json.loads(process.stdout.strip().splitlines()[-1])
+    return result
+
+
+@pytest.fixture(scope="module")
+def node(lab: Lab) -> Iterator[Node]:
+    """A node whose launcher serves the test instead of the agent, and that has a service and attacks.py as a package."""
+    node = lab.node("agent1")
+    node.run(["systemctl", "stop", "clupy-agent.service"])
+    import subprocess
+    service = node.popen(["python3", "-c", SERVICE], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert service.stdout is not None and service.stdin is not None
+    port = int(service.stdout.readline())
+    launcher = int(node.run(["systemctl", "show", "--property=MainPID", "--value", "clupy-launcher"]).stdout)
+    node.write(f"{PACKAGES}/attacks.py", (HERE / "attacks.py").read_text())
+    node.write(f"{PACKAGES}/targets.json", json.dumps({"launcher": launcher, "tcp": ["127.0.0.1", port],
+                                                       "abstract": "clupy-test-abstract"}))
+    node.run(["chmod", "0644", f"{PACKAGES}/attacks.py", f"{PACKAGES}/targets.json"])
+    yield node
+    service.stdin.close()
+    service.wait(10)
+    node.run(["sh", "-c", f"rm -f {PACKAGES}/attacks.py {PACKAGES}/targets.json {PACKAGES}/impostor.* "
+                          f"{PACKAGES}/*.preimport"])
+    node.run(["systemctl", "start", "clupy-agent.service"])
+
+
+@pytest.fixture(scope="module")
+def control(node: Node) -> dict[str, str]:
+    """What root can do without a sandbox."""
+    process = node.run(["python3", f"{PACKAGES}/attacks.py"], timeout=60)
+    result: dict[str, str] = json.loads(process.stdout)
+    return result
+
+
+@pytest.fixture
+def preimport(node: Node) -> Iterator[Any]:
+    """preimport(module): the zygotes that start from now on import it."""
+    def write(module: str) -> None:
+        node.write(f"{PACKAGES}/test.preimport", f"{module}\n")
+        node.run(["chmod", "0644", f"{PACKAGES}/test.preimport"])
+
+    yield write
+    node.run(["rm", "-f", f"{PACKAGES}/test.preimport"])
+
+
+def successes(results: dict[str, str]) -> set[str]:
+    return {name for name, result in results.items() if result == "done"}
+
+
+def test_every_attack_works_without_a_sandbox(control: dict[str, str]) -> None:
+    assert {name: result for name, result in control.items() if result != "done"} == {}
+
+
+def test_a_task_gets_nothing(node: Node, control: dict[str, str]) -> None:
+    result = run(node, "def task():\n    import attacks\n    return attacks.RESULTS\n", "task-attacker")
+    assert result["outcome"] == "VALUE", result
+    assert set(result["value"]) == set(control)
+    assert successes(result["value"]) == set(), result["value"]
+
+
+def test_a_package_that_attacks_from_its_import_gets_nothing(node: Node, control: dict[str, str], preimport: Any) -> None:
+    preimport("attacks")
+    result = run(node, "def task():\n    import sys\n    return sys.modules['attacks'].RESULTS\n", "import-attacker")
+    assert result["outcome"] == "VALUE", result  # the module was imported by the zygote, or this is a KeyError
+    assert set(result["value"]) == set(control)
+    assert successes(result["value"]) <= {"19 clone for the parent"}, result["value"]
+
+
+@pytest.mark.parametrize("kind", ["stranger", "zygote", "bare", "nobody"])
+def test_a_process_handed_in_that_is_no_task_gets_nothing(node: Node, preimport: Any, kind: str) -> None:
+    node.write(f"{PACKAGES}/impostor.py", (HERE / "impostor.py").read_text())
+    node.write(f"{PACKAGES}/impostor.kind", kind)
+    node.run(["chmod", "0644", f"{PACKAGES}/impostor.py", f"{PACKAGES}/impostor.kind"])
+    before = remains(node)
+    preimport("impostor")
+    owner = f"impostor-{kind}"
+    result = run(node, "def task():\n    return 1\n", owner, 90.0)
+    assert result["op"] == "REFUSED" or result["outcome"] in ("INFRASTRUCTURE", "ENVIRONMENT"), result
+    node.run(["journalctl", "--sync"])
+    journal = node.run(["journalctl", "--no-pager", "--output=cat", "--grep", f"impostor: {kind} .* handed in"]).stdout
+    assert journal, "the attack has not taken place"
+    # The launcher lives, owes nobody anything, and the next owner is served.
+    node.run(["rm", "-f", f"{PACKAGES}/test.preimport"])
+    assert run(node, "def task():\n    return 1\n", f"{owner}-neighbour")["value"] == 1
+    after = remains(node)
+    assert after["pid"] == before["pid"] and not after["remains"], after
+
+
+FATAL = {"bpf": 321, "keyctl": 250, "add_key": 248, "perf_event_open": 298, "userfaultfd": 323, "init_module": 175,
+         "kexec_load": 246, "open_by_handle_at": 304, "swapon": 167}
+
+
+@pytest.mark.parametrize("name", FATAL)
+def test_calls_that_end_a_task_are_named(node: Node, name: str) -> None:
+    source = f"def task():\n    import ctypes\n    return ctypes.CDLL(None).syscall({FATAL[name]}, -1, -1, -1, -1, -1)\n"
+    result = run(node, source)
+    assert (result["outcome"], result["status"], result["detail"]) == ("SYSCALL", FATAL[name], name), result
+    outside = node.run(["python3", "-c", source + "print(task())"]).stdout
+    assert outside.strip() == "-1"  # outside the kernel only says that the arguments make no sense
+
+
+# The i386 table by `int 0x80` (20 is getpid there), the x32 table by its bit in the number.
+OTHER_TABLES = {
+    "i386": "b814000000cd80c3",  # mov eax, 20; int 0x80; ret
+    "x32": "b8270000400f05c3",  # mov eax, 0x40000027 (getpid); syscall; ret
+}
+MACHINE_CODE = """
+def task():
+    import ctypes, mmap
+    memory = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    memory.write(bytes.fromhex("{code}"))
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    return ctypes.CFUNCTYPE(ctypes.c_int)(address)()
+"""
+
+
+@pytest.mark.parametrize("table", OTHER_TABLES)
+def test_other_system_call_tables(node: Node, table: str) -> None:
+    source = MACHINE_CODE.format(code=OTHER_TABLES[table])
+    outcome = run(node, source)
+    assert outcome["outcome"] in ("SYSCALL", "SIGNAL") and outcome["detail"] != "", outcome
+    if outcome["outcome"] == "SIGNAL":
+        assert outcome["detail"] == "SIGSYS", outcome
+    # Outside it is only a call: answered, or not there in this kernel.
+    outside = node.run(["python3", "-c", source + "print(task())"], check=False)
+    assert outside.returncode in (0, -11, 139), outside
+
+
+INHERITED = """
+def task():
+    import os
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            pass
+    return found
+"""
+
+
+def test_inherited_descriptors_are_the_ones_meant(node: Node) -> None:
+    found = {int(number): name for number, name in run(node, INHERITED)["value"].items()}
+    assert set(found) == {0, 1, 2, 3}, found
+    assert found[0] == "/dev/null" and found[1] == found[2]
+
+
+def test_daemons_that_a_task_leaves_die_with_it(node: Node) -> None:
+    source = """
+def task():
+    import os, signal
+    marker = "clupy-left-behind"
+    for _ in range(50):
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+                    signal.signal(number, signal.SIG_IGN)
+                os.execv("/bin/sleep", [marker, "1000"])
+            os._exit(0)
+    return True
+"""
+    assert run(node, source)["value"] is True
+    assert not remains(node)["remains"]
+    left = node.run(["pgrep", "--full", "^clupy-left-behind"], check=False).stdout
+    assert left == ""
+
+
+IDENTITY = """
+def task():
+    import os
+    status = dict(line.split(":\\t", 1) for line in open("/proc/self/status").read().splitlines() if ":\\t" in line)
+    return {**{key: status[key].strip() for key in ("Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb",
+                                                    "NoNewPrivs", "Seccomp", "Threads")},
+            "processes": sorted(int(p) for p in os.listdir("/proc") if p.isdigit()), "network": os.listdir("/sys/class/net")
+            if os.path.isdir("/sys/class/net") else [], "core": __import__("resource").getrlimit(4), "tmp": os.listdir("/tmp"),
+            "cwd": os.listdir("."), "exe": os.readlink("/proc/self/exe")}
+"""
+
+
+def test_what_a_task_is(node: Node) -> None:
+    value = run(node, IDENTITY)["value"]
+    assert value["NoNewPrivs"] == "1" and value["Seccomp"] == "2" and value["Threads"] == "1"
+    assert {int(value[key], 16) for key in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {0}
+    assert value["Groups"] == "" and "0" not in value["Uid"].split() and len(set(value["Uid"].split())) == 1
+    assert len(value["processes"]) == 2, "init and the task"
+    assert value["core"] == [0, 0] and value["cwd"] == [] and value["exe"].endswith("/clupy-zygote")
