@@ -329,9 +329,11 @@ static int on_welcome(const MasterWelcome *welcome, void *userdata) {
         int r;
 
         if (welcome->epoch < agent->epoch) {
-                log_error("The master at %s is of epoch %" PRIu64 ", but epoch %" PRIu64
-                          " has been obeyed: it has been replaced and must not give orders",
-                          master_link_peer(agent->master), welcome->epoch, agent->epoch);
+                log_full(agent->past_epoch == welcome->epoch ? LOG_DEBUG : LOG_ERR,
+                         "The master at %s is of epoch %" PRIu64 ", but epoch %" PRIu64
+                         " has been obeyed: it has been replaced and must not give orders",
+                         master_link_peer(agent->master), welcome->epoch, agent->epoch);
+                agent->past_epoch = welcome->epoch;
                 return -ESTALE;
         }
         agent->epoch = welcome->epoch;

@@ -42,6 +42,7 @@ struct Agent {
         bool cgroup_v2;       /* as it says */
         bool launcher_listed; /* we know its whole table */
         uint64_t epoch;       /* highest obeyed */
+        uint64_t past_epoch;  /* of the master that was last sent away: said once */
         uint64_t lease_until; /* µs of CLOCK_BOOTTIME, 0: no lease yet */
 
         Hashmap *attempts;     /* by attempt_key() */

@@ -166,7 +166,6 @@ static void on_connected(Connection *c, void *userdata) {
 static int on_welcome(MasterLink *l, json_object *json) {
         MasterWelcome welcome;
         uint64_t heartbeat_ms, lease_ms, protocol;
-        int r;
 
         if (!json || json_get_uint64(json, "protocol", UINT32_MAX, &protocol) < 0 ||
             json_get_uint64(json, "epoch", INT64_MAX, &welcome.epoch) < 0 ||
@@ -182,13 +181,7 @@ static int on_welcome(MasterLink *l, json_object *json) {
 
         connection_established(l->connection);
         master_link_set_state(l, MASTER_LINK_REPORTING);
-        r = l->handlers->welcome(&welcome, l->userdata);
-        if (r < 0)
-                return r;
-        log_info("Connected to the master at %s, epoch %" PRIu64, connection_peer(l->connection),
-                 welcome.epoch);
-        l->last_why[0] = '\0';
-        return 0;
+        return l->handlers->welcome(&welcome, l->userdata);
 }
 
 /* Always ends the connection; says why in the master's own words. */
@@ -234,7 +227,7 @@ static void on_closed(Connection *c, int error, const char *why, void *userdata)
         if (c != l->connection)
                 return;
         snprintf(peer, sizeof(peer), "%s", l->peer);
-        if (was_welcome)
+        if (was_up)
                 log_warning("Lost the master at %s: %s", peer, strempty(why));
         else
                 master_link_complain(l, peer, strempty(why));
@@ -285,7 +278,12 @@ static void on_resolved(Resolver *resolver, int error, const ResolvedAddress *ad
                         void *userdata) {
         MasterLink *l = userdata;
 
-        l->resolver = resolver_free(resolver);
+        if (error >= 0) {
+                l->n_resolved = MIN(n, ELEMENTSOF(l->resolved));
+                l->next_resolved = 0;
+                memcpy(l->resolved, addresses, l->n_resolved * sizeof(*addresses));
+        }
+        l->resolver = resolver_free(resolver); /* and the addresses with it */
         if (error < 0) {
                 char where[ADDRESS_STRING_SIZE];
 
@@ -295,9 +293,6 @@ static void on_resolved(Resolver *resolver, int error, const ResolvedAddress *ad
                 master_link_next(l);
                 return;
         }
-        l->n_resolved = MIN(n, ELEMENTSOF(l->resolved));
-        l->next_resolved = 0;
-        memcpy(l->resolved, addresses, l->n_resolved * sizeof(*addresses));
         master_link_connect(l);
 }
 
@@ -375,8 +370,11 @@ void master_link_restart(MasterLink *l, const char *why) {
 }
 
 void master_link_reconciled(MasterLink *l) {
-        if (l->state == MASTER_LINK_REPORTING)
-                master_link_set_state(l, MASTER_LINK_UP);
+        if (l->state != MASTER_LINK_REPORTING)
+                return;
+        master_link_set_state(l, MASTER_LINK_UP);
+        log_info("Connected to the master at %s", connection_peer(l->connection));
+        l->last_why[0] = '\0';
 }
 
 int master_link_send(MasterLink *l, FrameType type, json_object *json, const struct iovec *payloads,
