@@ -10,6 +10,9 @@
 #define ZYGOTE_FILTER_FD 4  /* its final filter: BPF instructions, read-only memfd */
 #define TASK_CONTROL_FD 3   /* the task's socket to the launcher */
 
+/* Exit status of a zygote whose environment cannot be used: an import failed. */
+#define ZYGOTE_EXIT_ENVIRONMENT 65
+
 typedef enum ZygoteOp {
         ZYGOTE_MAKE = 1, /* launcher → builder (fd: init's socket), → zygote (fds: pid, mnt, ipc, net namespaces, task's socket, journal stream) */
         ZYGOTE_MADE,     /* ← with a pidfd, or error */
@@ -21,11 +24,15 @@ typedef enum ZygoteOp {
         TASK_PROGRESS,   /* ← task */
 } ZygoteOp;
 
+enum {
+        ZYGOTE_FLAG_HOST_NETWORK = 1 << 0, /* the task stays in the zygote's network namespace */
+};
+
 typedef struct ZygoteRequest {
         uint32_t op;
         uint32_t slot;      /* the launcher's number for the pair; comes back in ZygoteReply */
         uint32_t uid;       /* inside the user namespace */
-        uint32_t reserved;
+        uint32_t flags;     /* ZYGOTE_FLAG_* */
         uint64_t tmp_max;   /* builder: bytes of /tmp and of /dev/shm */
         uint64_t nofile;    /* RLIMIT_NOFILE */
 } ZygoteRequest;

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+#include <linux/filter.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Seccomp filters written by hand, for the two that no policy can change. */
+
+enum { BPF_LIST_MAX = 300 };
+
+typedef struct BpfList {
+        struct sock_filter instructions[BPF_LIST_MAX];
+        unsigned short n;
+} BpfList;
+
+/* A filter that answers these system calls with action and allows all others, for x86-64 alone: what comes
+ * from another architecture's table kills. Returns 0, -E2BIG. */
+int bpf_list_make(BpfList *list, const int *numbers, size_t n_numbers, uint32_t action);
+
+/* seccomp(2) SECCOMP_SET_MODE_FILTER. Returns 0 (with SECCOMP_FILTER_FLAG_NEW_LISTENER the fd), -errno. */
+int bpf_install(const struct sock_filter *instructions, unsigned short n, unsigned flags);
+
+/* What zygotes and tasks are denied whatever their policy says. */
+int bpf_floor_install(void);
+
+/* What the launcher denies itself. */
+int bpf_launcher_install(void);

@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cgroup.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "launcher-protocol.h"
+#include "macros.h"
+#include "memory-util.h"
+#include "text-file.h"
+
+/* The controllers apart (v1, hybrid). systemd makes no freezer cgroup, and no cpuacct one where that is
+ * mounted apart from cpu: those are ours, at /clupy/TOKEN. */
+
+#define FREEZER CGROUP_ROOT "/freezer/clupy"
+#define CPUACCT CGROUP_ROOT "/cpuacct/clupy"
+
+static int make_folder(const char *path) {
+        return mkdir(path, 0755) < 0 && errno != EEXIST ? -errno : 0;
+}
+
+static int prepare(void) {
+        int r = make_folder(FREEZER);
+        if (r < 0)
+                return r;
+        r = make_folder(CPUACCT);
+        return r == -ENOENT ? 0 : r; /* then there are no figures for CPU time */
+}
+
+/* Both processes by hand: a child is born where its parent is, and that is the zygote's cgroup. */
+static int join(const char *root, const char *token, pid_t init, pid_t task) {
+        char path[CGROUP_PATH_SIZE];
+        int r;
+
+        (void) snprintf(path, sizeof(path), "%s/%s", root, token);
+        if (mkdir(path, 0755) < 0)
+                return -errno;
+        r = text_file_write_number((uint64_t) init, "%s/cgroup.procs", path);
+        if (r >= 0)
+                r = text_file_write_number((uint64_t) task, "%s/cgroup.procs", path);
+        return r;
+}
+
+static int attach(Cgroup *cgroup, const char *proc_cgroup, pid_t init, pid_t task) {
+        char path[CGROUP_PATH_SIZE];
+        int r;
+
+        cgroup->own_freezer = true;
+        r = join(FREEZER, cgroup->token, init, task);
+        if (r < 0)
+                return r;
+        if (text_cgroup_path(proc_cgroup, "cpuacct", path, sizeof(path)) < 0)
+                return 0;
+        const char *last = strrchr(cgroup->path, '/'), *here = strrchr(path, '/');
+        if (last && here && streq(last, here)) { /* mounted with cpu, systemd made it */
+                (void) snprintf(cgroup->cpuacct, sizeof(cgroup->cpuacct), "%s", path);
+                return 0;
+        }
+        cgroup->own_cpuacct = true;
+        r = join(CPUACCT, cgroup->token, init, task);
+        if (r < 0)
+                return r;
+        (void) snprintf(cgroup->cpuacct, sizeof(cgroup->cpuacct), "/clupy/%s", cgroup->token);
+        return 0;
+}
+
+static void read_figures(const Cgroup *cgroup, CgroupFigures *ret) {
+        char text[1024];
+        uint64_t nsec;
+
+        if (text_file_read(text, sizeof(text), CGROUP_ROOT "/memory%s/memory.max_usage_in_bytes",
+                           cgroup->path) > 0 &&
+            text_number(text, &ret->memory_peak))
+                ret->known |= RECEIPT_MEMORY_PEAK;
+        if (text_file_read(text, sizeof(text), CGROUP_ROOT "/memory%s/memory.oom_control", cgroup->path) > 0)
+                (void) text_field(text, "oom_kill", &ret->oom_kills);
+        if (cgroup->cpuacct[0] &&
+            text_file_read(text, sizeof(text), CGROUP_ROOT "/cpuacct%s/cpuacct.usage", cgroup->cpuacct) >
+                    0 &&
+            text_number(text, &nsec)) {
+                ret->cpu_usec = nsec / 1000;
+                ret->known |= RECEIPT_CPU;
+        }
+}
+
+static int freeze(const Cgroup *cgroup, bool frozen) {
+        return text_file_write(frozen ? "FROZEN" : "THAWED", FREEZER "/%s/freezer.state", cgroup->token);
+}
+
+static void remove_own(Cgroup *cgroup) {
+        char path[CGROUP_PATH_SIZE];
+
+        if (cgroup->own_freezer) {
+                (void) snprintf(path, sizeof(path), FREEZER "/%s", cgroup->token);
+                (void) rmdir(path);
+                cgroup->own_freezer = false;
+        }
+        if (cgroup->own_cpuacct) {
+                (void) snprintf(path, sizeof(path), CPUACCT "/%s", cgroup->token);
+                (void) rmdir(path);
+                cgroup->own_cpuacct = false;
+        }
+}
+
+static void kill_all(const char *folder) {
+        char path[CGROUP_PATH_SIZE + 16], line[32];
+
+        (void) snprintf(path, sizeof(path), "%s/cgroup.procs", folder);
+        _cleanup_(fclosep) FILE *f = fopen(path, "re");
+        while (f && fgets(line, sizeof(line), f)) {
+                long pid = strtol(line, NULL, 10);
+                if (pid > 1)
+                        (void) kill((pid_t) pid, SIGKILL);
+        }
+}
+
+static unsigned sweep_in(const char *root, bool (*known)(const char *token, void *userdata),
+                         void *userdata) {
+        unsigned left = 0;
+        DIR *directory = opendir(root);
+
+        if (!directory)
+                return 0;
+        for (struct dirent *entry; (entry = readdir(directory));) {
+                char path[CGROUP_PATH_SIZE];
+
+                if (strspn(entry->d_name, "0123456789abcdef") != CGROUP_TOKEN_SIZE - 1 ||
+                    entry->d_name[CGROUP_TOKEN_SIZE - 1] != '\0' || known(entry->d_name, userdata))
+                        continue;
+                (void) snprintf(path, sizeof(path), "%s/%.*s", root, CGROUP_TOKEN_SIZE - 1, entry->d_name);
+                kill_all(path);
+                /* Only after the signal: so it dies before it runs another instruction. */
+                (void) text_file_write("THAWED", "%s/freezer.state", path);
+                if (rmdir(path) < 0 && errno != ENOENT)
+                        left++;
+        }
+        (void) closedir(directory);
+        return left;
+}
+
+static unsigned sweep(bool (*known)(const char *token, void *userdata), void *userdata) {
+        return sweep_in(FREEZER, known, userdata) + sweep_in(CPUACCT, known, userdata);
+}
+
+const CgroupLayout cgroup_v1 = {
+        .name = "v1",
+        .prepare = prepare,
+        .attach = attach,
+        .read_figures = read_figures,
+        .freeze = freeze,
+        .remove = remove_own,
+        .sweep = sweep,
+};

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cgroup.h"
+
+#include <errno.h>
+#include <linux/magic.h>
+#include <string.h>
+#include <sys/vfs.h>
+
+#include "macros.h"
+#include "text-file.h"
+
+const CgroupLayout *cgroup_layout(void) {
+        static const CgroupLayout *layout;
+
+        if (!layout) {
+                struct statfs fs;
+                layout = statfs(CGROUP_ROOT, &fs) == 0 && fs.f_type == CGROUP2_SUPER_MAGIC ? &cgroup_v2
+                                                                                           : &cgroup_v1;
+        }
+        return layout;
+}
+
+int cgroup_prepare(void) {
+        return cgroup_layout()->prepare();
+}
+
+int cgroup_attach(Cgroup *cgroup, const char *token, const char *scope, pid_t init, pid_t task) {
+        char text[4096];
+        int r;
+
+        /* What the kernel says is right for each hierarchy, costs no round trip, and checks systemd's word.
+         */
+        r = text_file_read(text, sizeof(text), "/proc/%d/cgroup", (int) task);
+        if (r < 0)
+                return r;
+        r = text_cgroup_path(text, cgroup_layout()->unified ? NULL : "memory", cgroup->path,
+                             sizeof(cgroup->path));
+        if (r < 0)
+                return r;
+        const char *last = strrchr(cgroup->path, '/');
+        if (!last || !streq(last + 1, scope)) {
+                cgroup->path[0] = '\0';
+                return -ESTALE;
+        }
+        strncpy(cgroup->token, token, sizeof(cgroup->token) - 1);
+        r = cgroup_layout()->attach(cgroup, text, init, task);
+        if (r < 0)
+                cgroup_remove(cgroup);
+        return r;
+}
+
+void cgroup_read_figures(const Cgroup *cgroup, CgroupFigures *ret) {
+        *ret = (CgroupFigures){};
+        if (cgroup->path[0])
+                cgroup_layout()->read_figures(cgroup, ret);
+}
+
+int cgroup_freeze(const Cgroup *cgroup, bool frozen) {
+        return cgroup->path[0] ? cgroup_layout()->freeze(cgroup, frozen) : -ENOENT;
+}
+
+void cgroup_remove(Cgroup *cgroup) {
+        cgroup_layout()->remove(cgroup);
+        cgroup->path[0] = '\0';
+}
+
+unsigned cgroup_sweep(bool (*known)(const char *token, void *userdata), void *userdata) {
+        return cgroup_layout()->sweep(known, userdata);
+}
+
+bool cgroup_find_token(const char *text, char ret[static CGROUP_TOKEN_SIZE]) {
+        static const char prefix[] = "/clupy-task-";
+        const char *found = strstr(text, prefix);
+
+        if (!found)
+                return false;
+        found += strlen(prefix);
+        size_t n = strspn(found, "0123456789abcdef");
+        if (n != CGROUP_TOKEN_SIZE - 1 || !startswith(found + n, ".scope"))
+                return false;
+        memcpy(ret, found, n);
+        ret[n] = '\0';
+        return true;
+}

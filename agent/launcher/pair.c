@@ -1,0 +1,649 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "pair.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/pidfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include "attempt-end.h"
+#include "attempt.h"
+#include "fd-util.h"
+#include "journal-stream.h"
+#include "log.h"
+#include "text-file.h"
+#include "time-util.h"
+#include "zygote.h"
+
+#define START_TIMEOUT (30 * USEC_PER_SEC)
+#define INIT_END_TIMEOUT USEC_PER_SEC
+
+enum {
+        MESSAGES_PER_EVENT = 16,
+        MESSAGES_AT_END = 4096, /* more than the socket holds */
+        NOFILE = 65536,
+};
+
+static const char *const pair_state_table[_PAIR_STATE_MAX] = {
+        [PAIR_BUILDING] = "building",   [PAIR_FORKING] = "forking", [PAIR_JOINING] = "joining",
+        [PAIR_READY] = "ready",         [PAIR_RUNNING] = "running", [PAIR_ENDING] = "ending",
+        [PAIR_LINGERING] = "lingering",
+};
+
+const char *pair_state_to_string(PairState state) {
+        return (size_t) state < _PAIR_STATE_MAX ? pair_state_table[state] : "?";
+}
+
+static bool is_starting(PairState state) {
+        return state <= PAIR_JOINING;
+}
+
+static void ready_unlink(Pair *pair) {
+        if (!pair->ready_linked)
+                return;
+        list_remove(&pair->ready);
+        pair->ready_linked = false;
+        pair->zygote->n_ready--;
+        pair->manager->n_warm--;
+}
+
+/* Counts and lists follow the state here, and nowhere else. */
+static void pair_set_state(Pair *pair, PairState state) {
+        Manager *manager = pair->manager;
+        Zygote *zygote = pair->zygote;
+
+        if (pair->state == state)
+                return;
+        log_debug("%s: %s → %s", pair->scope.name, pair_state_to_string(pair->state),
+                  pair_state_to_string(state));
+        if (is_starting(pair->state) && !is_starting(state)) {
+                manager->n_starting--;
+                if (pair->refill)
+                        zygote->n_refilling--;
+                pair->refill = false;
+        }
+        ready_unlink(pair);
+        pair->state = state;
+        if (state == PAIR_READY && !pair->attempt) {
+                list_append(&zygote->ready, &pair->ready);
+                pair->ready_linked = true;
+                zygote->n_ready++;
+                manager->n_warm++;
+        }
+}
+
+static void pair_free(Pair *pair) {
+        Zygote *zygote = pair->zygote;
+
+        scope_release(&pair->scope);
+        cgroup_remove(&pair->cgroup);
+        sd_event_source_disable_unref(pair->on_init_exit);
+        sd_event_source_disable_unref(pair->on_init_socket);
+        sd_event_source_disable_unref(pair->on_task_exit);
+        sd_event_source_disable_unref(pair->on_task_socket);
+        sd_event_source_disable_unref(pair->timer);
+        close_fd(pair->init_pidfd);
+        close_fd(pair->task_pidfd);
+        close_fd(pair->init_socket);
+        close_fd(pair->task_socket);
+        close_fd(pair->journal);
+        zygote_uid_give_back(zygote, pair->uid);
+        pair->manager->pairs[pair->slot] = NULL;
+        pair->manager->n_pairs--;
+        free(pair);
+        zygote_pair_gone(zygote);
+}
+
+bool pair_is_alive(const Pair *pair) {
+        return pair->state < PAIR_ENDING;
+}
+
+Pair *pair_by_token(Manager *manager, const char *token) {
+        for (unsigned i = 0; i < PAIRS_MAX; i++)
+                if (manager->pairs[i] && streq(manager->pairs[i]->token, token))
+                        return manager->pairs[i];
+        return NULL;
+}
+
+/* Both processes are reaped, or never were. */
+static void linger(Pair *pair) {
+        if (pair->state == PAIR_LINGERING)
+                return;
+        pair_set_state(pair, PAIR_LINGERING);
+        pair->timer = sd_event_source_disable_unref(pair->timer);
+        cgroup_remove(&pair->cgroup);
+        if (pair->attempt) {
+                Attempt *attempt = pair->attempt;
+                pair->attempt = NULL;
+                attempt_pair_ended(attempt);
+        }
+        int r = pair_linger_start(pair->manager, pair);
+        if (r < 0)
+                log_error_errno(r, "Cannot wait for the end of %s", pair->scope.name);
+}
+
+static int on_init_late(sd_event_source *source, uint64_t usec, void *userdata) {
+        Pair *pair = userdata;
+
+        log_warning("The init of %s did not end in time", pair->scope.name);
+        (void) pidfd_send_signal(pair->init_pidfd, SIGKILL, NULL, 0);
+        return 0;
+}
+
+int pair_freeze(Pair *pair, bool frozen) {
+        if (pair->frozen == frozen)
+                return 0;
+        int r = cgroup_freeze(&pair->cgroup, frozen);
+        if (r >= 0)
+                pair->frozen = frozen;
+        return r;
+}
+
+/* Told, not killed: it kills and waits for what still lives, and so has its figures. */
+static void end_init(Pair *pair) {
+        pair_set_state(pair, PAIR_ENDING);
+        pair->timer = sd_event_source_disable_unref(pair->timer);
+        if (pair->init_pidfd < 0) {
+                if (!pair->task_ordered || pair->task_reaped)
+                        linger(pair);
+                return;
+        }
+        (void) pair_freeze(pair, false);
+        pair->init_socket = close_fd(pair->init_socket);
+        pair->on_init_socket = sd_event_source_disable_unref(pair->on_init_socket);
+        if (sd_event_add_time_relative(pair->manager->event, &pair->timer, CLOCK_MONOTONIC, INIT_END_TIMEOUT,
+                                       0, on_init_late, pair) < 0)
+                (void) pidfd_send_signal(pair->init_pidfd, SIGKILL, NULL, 0);
+}
+
+void pair_signal(Pair *pair, int number) {
+        if (pair->task_pidfd >= 0 && !pair->task_reaped)
+                (void) pidfd_send_signal(pair->task_pidfd, number, NULL, 0);
+}
+
+void pair_kill(Pair *pair) {
+        pair_signal(pair, SIGKILL);
+        /* v1: the signal first, then the thaw, so that it runs no further instruction. */
+        (void) pair_freeze(pair, false);
+}
+
+void pair_discard(Pair *pair, const char *why, int error) {
+        Manager *manager = pair->manager;
+
+        if (pair->state >= PAIR_ENDING || pair->failed)
+                return;
+        pair->failed = true;
+        if (why)
+                log_warning_errno(error, "%s is not usable (%s): %s", pair->scope.name,
+                                  pair_state_to_string(pair->state), why);
+        Attempt *attempt = pair->attempt;
+        if (attempt && pair->state != PAIR_RUNNING) {
+                pair->attempt = NULL;
+                attempt_pair_failed(attempt, why ?: "sandbox", false);
+        }
+        if (pair->state == PAIR_RUNNING)
+                pair->sandbox_broke = true;
+        else
+                pair_set_state(pair, PAIR_ENDING);
+        if (pair->task_pidfd >= 0 && !pair->task_reaped)
+                pair_kill(pair); /* its exit ends the init */
+        else
+                end_init(pair);
+        manager_kick(manager);
+}
+
+static void bytes_add(PairBytes *bytes, pid_t pid) {
+        char text[1024];
+        uint64_t value;
+
+        if (text_file_read(text, sizeof(text), "/proc/%d/io", (int) pid) < 0)
+                return;
+        if (text_field(text, "rchar", &value)) {
+                bytes->read_chars += value;
+                bytes->known = true;
+        }
+        if (text_field(text, "wchar", &value))
+                bytes->write_chars += value;
+        if (text_field(text, "read_bytes", &value))
+                bytes->read_bytes += value;
+        if (text_field(text, "write_bytes", &value))
+                bytes->write_bytes += value;
+}
+
+static int on_init_exit(sd_event_source *source, int fd, uint32_t events, void *userdata) {
+        Pair *pair = userdata;
+        siginfo_t information = {};
+
+        pair->on_init_exit = sd_event_source_disable_unref(pair->on_init_exit);
+        bytes_add(&pair->bytes, pair->init_pid); /* with those of the orphans it has waited for */
+        (void) waitid(P_PIDFD, (id_t) fd, &information, WEXITED | __WALL);
+        if (pair->cgroup.own_cpuacct) { /* ours, so still there: now with the orphans' */
+                CgroupFigures figures;
+                cgroup_read_figures(&pair->cgroup, &figures);
+                if (figures.known & pair->figures.known & RECEIPT_CPU)
+                        pair->figures.cpu_usec = figures.cpu_usec;
+        }
+        pair->init_pidfd = close_fd(pair->init_pidfd);
+        if (pair->state < PAIR_ENDING) {
+                char why[64];
+                if (information.si_code == CLD_EXITED)
+                        (void) snprintf(why, sizeof(why), "its init ended: %s",
+                                        strerrordesc_np(information.si_status) ?: "?");
+                else
+                        (void) snprintf(why, sizeof(why), "its init was killed");
+                pair_discard(pair, why, 0);
+        } else if (!pair->task_ordered || pair->task_reaped)
+                linger(pair);
+        return 0;
+}
+
+/* Result and end can be ready together, and the loop may take the end first: so it drains this before it
+ * decides. */
+static void drain_task_socket(Pair *pair, unsigned max) {
+        for (unsigned i = 0; i < max && pair->on_task_socket; i++) {
+                TaskMessage message;
+                int passed = -EBADF;
+                size_t n_fds = 0;
+                ssize_t n = fd_receive_with_fds(pair->task_socket, &message, sizeof(message), &passed, 1,
+                                                &n_fds);
+                _cleanup_(close_fdp) int passed_fd = n >= 0 && n_fds > 0 ? passed : -EBADF;
+
+                if (n == -EAGAIN)
+                        return;
+                if (n == -EMSGSIZE)
+                        continue;
+                if (n < 0) {
+                        pair->on_task_socket = sd_event_source_disable_unref(pair->on_task_socket);
+                        return;
+                }
+                if (n == sizeof(ZygoteReply) && pair->state == PAIR_JOINING) {
+                        ZygoteReply reply;
+                        memcpy(&reply, &message, sizeof(reply));
+                        pair->task_ready = pair->task_ready || reply.op == ZYGOTE_READY;
+                } else if (n == sizeof(message) && pair->state == PAIR_RUNNING && pair->attempt)
+                        attempt_message(pair->attempt, &message, TAKE_FD(passed_fd));
+        }
+}
+
+/* Where all three are ready: the pair is as ordered, or it is not used. */
+static void advance(Pair *pair) {
+        int r;
+
+        if (pair->state != PAIR_JOINING || !pair->init_ready || !pair->task_ready ||
+            pair->scope.state != SCOPE_ACTIVE)
+                return;
+        const char *wrong = verify_task(pair->task_pid, &pair->expected);
+        if (wrong) {
+                log_warning("%s: the task's %s is not as ordered", pair->scope.name, wrong);
+                pair_discard(pair, wrong, 0);
+                return;
+        }
+        r = cgroup_attach(&pair->cgroup, pair->token, pair->scope.name, pair->init_pid, pair->task_pid);
+        if (r < 0) {
+                pair_discard(pair, "cgroup", r);
+                return;
+        }
+        cgroup_read_figures(&pair->cgroup, &pair->figures_before);
+        bytes_add(&pair->bytes_before, pair->task_pid);
+        pair->timer = sd_event_source_disable_unref(pair->timer);
+        pair_set_state(pair, PAIR_READY);
+        if (pair->attempt)
+                attempt_pair_ready(pair->attempt);
+        manager_kick(pair->manager);
+}
+
+static int on_task_socket(sd_event_source *source, int fd, uint32_t events, void *userdata) {
+        Pair *pair = userdata;
+
+        drain_task_socket(pair, MESSAGES_PER_EVENT);
+        advance(pair);
+        return 0;
+}
+
+static int on_task_exit(sd_event_source *source, int fd, uint32_t events, void *userdata) {
+        Pair *pair = userdata;
+        siginfo_t information = {};
+
+        pair->on_task_exit = sd_event_source_disable_unref(pair->on_task_exit);
+        if (pair->state == PAIR_RUNNING)
+                drain_task_socket(pair, MESSAGES_AT_END);
+        /* The cause, while it still is a zombie: its bytes go with the reaping. */
+        (void) waitid(P_PIDFD, (id_t) fd, &information, WEXITED | WNOWAIT | __WALL);
+        bytes_add(&pair->bytes, pair->task_pid);
+        cgroup_read_figures(&pair->cgroup, &pair->figures);
+        if (pair->state == PAIR_RUNNING && pair->init_pidfd >= 0 && process_is_exiting(pair->init_pid))
+                pair->sandbox_broke = true; /* somebody killed the init, and the kernel the rest with it */
+        /* Reaped before the init is waited for: a dying PID 1 waits for zombies whose parent is elsewhere.
+         */
+        (void) waitid(P_PIDFD, (id_t) fd, &information, WEXITED | __WALL);
+        pair->task_reaped = true;
+        pair->on_task_socket = sd_event_source_disable_unref(pair->on_task_socket);
+
+        if (pair->state == PAIR_RUNNING && pair->attempt)
+                attempt_task_exited(pair->attempt, &information);
+        else if (!pair->failed) {
+                pair->failed = true;
+                log_warning("The task of %s ended before it had its function (%s %d)", pair->scope.name,
+                            information.si_code == CLD_EXITED ? "status" : "signal", information.si_status);
+                Attempt *attempt = pair->attempt;
+                pair->attempt = NULL;
+                if (attempt)
+                        attempt_pair_failed(attempt, "The sandboxed process ended before it was ready",
+                                            false);
+        }
+        end_init(pair);
+        return 0;
+}
+
+static int on_init_socket(sd_event_source *source, int fd, uint32_t events, void *userdata) {
+        Pair *pair = userdata;
+        ZygoteReply reply;
+        ssize_t n = fd_receive_with_fds(fd, &reply, sizeof(reply), NULL, 0, NULL);
+
+        pair->on_init_socket = sd_event_source_disable_unref(pair->on_init_socket);
+        if (n == sizeof(reply) && reply.op == ZYGOTE_READY)
+                pair->init_ready = true;
+        advance(pair); /* otherwise its exit tells the rest */
+        return 0;
+}
+
+static int on_start_late(sd_event_source *source, uint64_t usec, void *userdata) {
+        pair_discard(userdata, "it did not get ready in time", -ETIMEDOUT);
+        return 0;
+}
+
+int pair_new(Zygote *zygote, const Limits *limits, uint64_t tmp_max, const char *description,
+             Attempt *attempt, Pair **ret) {
+        Manager *manager = zygote->manager;
+        unsigned slot = 0;
+        int sockets[2], r;
+
+        while (slot < PAIRS_MAX && manager->pairs[slot])
+                slot++;
+        if (slot == PAIRS_MAX)
+                return -EAGAIN;
+        int uid = zygote_uid_take(zygote);
+        if (uid < 0)
+                return uid;
+        Pair *pair = new0(Pair);
+        if (!pair) {
+                zygote_uid_give_back(zygote, (uint32_t) uid);
+                return -ENOMEM;
+        }
+        *pair = (Pair){
+                .manager = manager,
+                .zygote = zygote,
+                .attempt = attempt,
+                .refill = !attempt,
+                .slot = slot,
+                .uid = (uint32_t) uid,
+                .limits = *limits,
+                .tmp_max = tmp_max,
+                .init_pidfd = -EBADF,
+                .task_pidfd = -EBADF,
+                .init_socket = -EBADF,
+                .task_socket = -EBADF,
+                .journal = -EBADF,
+                .expected = { .uid = zygote->uid_start + (uint32_t) uid,
+                              .filters = manager->base_filters + 3 },
+        };
+        manager->pairs[slot] = pair;
+        manager->n_pairs++;
+        manager->n_starting++;
+        zygote->n_pairs++;
+        zygote->n_refilling += pair->refill;
+        (void) snprintf(pair->description, sizeof(pair->description), "%s", description);
+
+        r = token_make(pair->token);
+        if (r >= 0) {
+                (void) snprintf(pair->scope.name, sizeof(pair->scope.name), "clupy-task-%s.scope",
+                                pair->token);
+                pair->journal = journal_stream_open("clupy-task", pair->scope.name);
+                r = pair->journal;
+        }
+        if (r >= 0 && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets) < 0)
+                r = -errno;
+        if (r >= 0) {
+                const ZygoteRequest request = {
+                        .op = ZYGOTE_MAKE, .slot = slot, .uid = pair->uid, .tmp_max = tmp_max
+                };
+                pair->init_socket = sockets[0];
+                r = sd_event_add_io(manager->event, &pair->on_init_socket, pair->init_socket, EPOLLIN,
+                                    on_init_socket, pair);
+                if (r >= 0)
+                        r = sd_event_add_time_relative(manager->event, &pair->timer, CLOCK_MONOTONIC,
+                                                       START_TIMEOUT, 0, on_start_late, pair);
+                if (r >= 0)
+                        r = fd_send_with_fds(zygote->builder_socket, &request, sizeof(request), &sockets[1],
+                                             1);
+                close_fd(sockets[1]);
+        }
+        if (r < 0) {
+                manager->n_starting--;
+                zygote->n_refilling -= pair->refill;
+                pair_free(pair);
+                return r;
+        }
+        *ret = pair;
+        return 0;
+}
+
+/* The order to the zygote: where the task is to live. */
+static int order_task(Pair *pair) {
+        const bool host_network = pair->zygote->key.host_network;
+        const ZygoteRequest request = {
+                .op = ZYGOTE_MAKE,
+                .slot = pair->slot,
+                .uid = pair->uid,
+                .flags = host_network ? ZYGOTE_FLAG_HOST_NETWORK : 0,
+                .nofile = NOFILE,
+        };
+        int fds[VERIFY_NAMESPACES + 2], sockets[2], r = 0;
+        size_t n = 0;
+        struct stat st;
+        char path[64];
+
+        for (; n < VERIFY_NAMESPACES && r >= 0; n++) {
+                /* A pid is safe here: a child of ours that is not reaped. */
+                (void) snprintf(path, sizeof(path), "/proc/%d/ns/%s", (int) pair->init_pid,
+                                verify_namespaces[n]);
+                fds[n] = open(path, O_RDONLY | O_CLOEXEC);
+                if (fds[n] < 0 || fstat(fds[n], &st) < 0)
+                        r = -errno;
+                pair->expected.namespaces[n] = st.st_ino;
+        }
+        if (r >= 0 && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets) < 0)
+                r = -errno;
+        if (r >= 0) {
+                pair->task_socket = sockets[0];
+                fds[VERIFY_NAMESPACES] = sockets[1];
+                fds[VERIFY_NAMESPACES + 1] = pair->journal;
+                r = sd_event_add_io(pair->manager->event, &pair->on_task_socket, pair->task_socket, EPOLLIN,
+                                    on_task_socket, pair);
+                if (r >= 0)
+                        r = fd_send_with_fds(pair->zygote->zygote_socket, &request, sizeof(request), fds,
+                                             ELEMENTSOF(fds));
+                close_fd(sockets[1]);
+        }
+        close_many(fds, n);
+        if (r >= 0)
+                pair->task_ordered = true;
+        return r;
+}
+
+/* pidfd becomes *ret_pidfd in any case. */
+static int take_child(Pair *pair, int pidfd, int *ret_pidfd, pid_t *ret_pid, sd_event_source **ret_source,
+                      sd_event_io_handler_t handler) {
+        *ret_pidfd = pidfd;
+        pid_t pid = pidfd_to_pid(pidfd);
+        if (pid < 0)
+                return pid;
+        *ret_pid = pid;
+        return sd_event_add_io(pair->manager->event, ret_source, pidfd, EPOLLIN, handler, pair);
+}
+
+void pair_init_made(Pair *pair, int error, int pidfd) {
+        int r = error < 0 ? error : -EPROTO;
+
+        if (error < 0 || pidfd < 0 || !verify_is_child(pidfd)) {
+                close_fd(pidfd);
+                pair_discard(pair, "the builder made no init", r);
+                return;
+        }
+        r = take_child(pair, pidfd, &pair->init_pidfd, &pair->init_pid, &pair->on_init_exit, on_init_exit);
+        if (r >= 0 && !pair->failed) {
+                pair_set_state(pair, PAIR_FORKING);
+                r = order_task(pair);
+        }
+        if (r < 0)
+                pair_discard(pair, "the zygote cannot be asked", r);
+        else if (pair->failed)
+                end_init(pair);
+}
+
+static void on_scope_changed(Scope *scope, const char *why, void *userdata) {
+        Pair *pair = userdata;
+
+        if (scope->state == SCOPE_ACTIVE)
+                advance(pair);
+        else if (scope->state == SCOPE_FAILED) {
+                log_warning("systemd did not start %s: %s", scope->name, why);
+                pair_discard(pair, "systemd refused its scope", 0);
+        }
+        /* GONE: systemd sometimes says so too early. What counts is that the processes have ended. */
+}
+
+/* At once: what the task touches before it is in the scope is charged to the zygote for good. */
+static int order_scope(Pair *pair) {
+        const pid_t pids[] = { pair->init_pid, pair->task_pid };
+        char name[SCOPE_NAME_SIZE], slice[48];
+
+        strcpy(name, pair->scope.name);
+        (void) snprintf(slice, sizeof(slice), "clupy-tasks-%u.slice", pair->slot / PAIRS_PER_SLICE);
+        const ScopeSpec spec = {
+                .name = name,
+                .slice = slice,
+                .description = pair->description,
+                .limits = pair->limits,
+                .pids = pids,
+                .n_pids = ELEMENTSOF(pids),
+        };
+        return scope_start(pair->manager->bus, &pair->scope, &spec, on_scope_changed, pair);
+}
+
+void pair_task_made(Pair *pair, int error, int pidfd) {
+        int r;
+
+        if (error < 0 || pidfd < 0 || !verify_is_child(pidfd)) {
+                close_fd(pidfd);
+                pair->task_ordered = false;
+                if (pair->state >= PAIR_ENDING)
+                        end_init(pair);
+                else
+                        pair_discard(pair, "the zygote made no task", error < 0 ? error : -EPROTO);
+                return;
+        }
+        r = take_child(pair, pidfd, &pair->task_pidfd, &pair->task_pid, &pair->on_task_exit, on_task_exit);
+        if (pair->failed || pair->state >= PAIR_ENDING) {
+                pair_kill(pair);
+                return;
+        }
+        pair_set_state(pair, PAIR_JOINING);
+        if (r >= 0)
+                r = order_scope(pair);
+        if (r < 0)
+                pair_discard(pair, "systemd cannot be asked", r);
+}
+
+void pair_zygote_gone(Pair *pair) {
+        if (pair->task_ordered && pair->task_pidfd < 0)
+                pair->task_ordered = false; /* no answer will come; a child of it is found by the sweep */
+        if (is_starting(pair->state) || pair->state == PAIR_READY) {
+                if (!pair->task_ordered || pair->state == PAIR_READY)
+                        pair_discard(pair, "its zygote ended", 0);
+        } else if (pair->state == PAIR_ENDING && pair->init_pidfd < 0 && !pair->task_ordered)
+                linger(pair);
+}
+
+void pair_take(Pair *pair, Attempt *attempt) {
+        pair->attempt = attempt;
+        attempt->pair = pair;
+        ready_unlink(pair);
+        attempt_pair_ready(attempt);
+}
+
+int pair_go(Pair *pair, const ZygoteGo *go, const int fds[static 2], const char *const *journal_fields) {
+        int r = journal_fields_write(pair->scope.name, journal_fields);
+
+        if (r < 0)
+                return r;
+        pair->fields_written = true;
+        pair_set_state(pair, PAIR_RUNNING);
+        return fd_send_with_fds(pair->task_socket, go, sizeof(*go), fds, 2);
+}
+
+/* ---- the end: journald and systemd take their time */
+
+enum {
+        LINGER_TICK_USEC = 10000,
+        DRAINED_TICKS = 3,    /* times in a row that journald had nothing left to read */
+        UNIT_TICKS_MAX = 200, /* for systemd to see that the unit is empty */
+        LINGER_TICKS_MAX = 1000,
+};
+
+/* Returns whether the pair can go. */
+static bool linger_step(Pair *pair) {
+        pair->linger_ticks++;
+        pair->idle_ticks = journal_stream_is_drained(pair->journal) ? pair->idle_ticks + 1 : 0;
+        if (pair->idle_ticks < DRAINED_TICKS && pair->linger_ticks < LINGER_TICKS_MAX)
+                return false;
+        if (pair->scope.state == SCOPE_STARTING && pair->linger_ticks < LINGER_TICKS_MAX)
+                return false;
+        if (pair->scope.state == SCOPE_ACTIVE) {
+                if (pair->linger_ticks < UNIT_TICKS_MAX)
+                        return false;
+                /* Processes that end while systemd moves them leave a scope that runs for ever with nobody
+                 * in it. */
+                log_info("%s is empty, but systemd has not noticed; stopping it", pair->scope.name);
+                scope_stop(pair->manager->bus, pair->scope.name);
+        }
+        if (pair->fields_written)
+                journal_fields_remove(pair->scope.name);
+        return true;
+}
+
+static int on_linger(sd_event_source *source, uint64_t usec, void *userdata) {
+        Manager *manager = userdata;
+
+        LIST_FOREACH(Pair, pair, lingering, &manager->lingering)
+        if (linger_step(pair)) {
+                list_remove(&pair->lingering);
+                pair_free(pair);
+        }
+        if (!list_is_empty(&manager->lingering)) {
+                (void) sd_event_source_set_time_relative(source, LINGER_TICK_USEC);
+                (void) sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
+        }
+        manager_kick(manager);
+        return 0;
+}
+
+int pair_linger_start(Manager *manager, Pair *pair) {
+        bool first = list_is_empty(&manager->lingering);
+
+        pair->idle_ticks = 0;
+        list_append(&manager->lingering, &pair->lingering);
+        if (!manager->linger_timer)
+                return sd_event_add_time_relative(manager->event, &manager->linger_timer, CLOCK_MONOTONIC,
+                                                  LINGER_TICK_USEC, USEC_PER_MSEC, on_linger, manager);
+        if (!first)
+                return 0;
+        int r = sd_event_source_set_time_relative(manager->linger_timer, LINGER_TICK_USEC);
+        return r < 0 ? r : sd_event_source_set_enabled(manager->linger_timer, SD_EVENT_ONESHOT);
+}

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "cgroup.h"
+#include "manager.h"
+#include "verify.h"
+#include "zygote-protocol.h"
+
+/* A sandbox with its two processes, init and task, in a scope of their own: for one attempt, or waiting for
+ * one. */
+
+typedef enum PairState {
+        PAIR_BUILDING,  /* the builder makes the init */
+        PAIR_FORKING,   /* the zygote makes the task */
+        PAIR_JOINING,   /* systemd makes the scope, the two get ready */
+        PAIR_READY,     /* waits for its function */
+        PAIR_RUNNING,   /* has it */
+        PAIR_ENDING,    /* the task is over, the init ends the rest */
+        PAIR_LINGERING, /* all is reaped; journald reads the last lines, systemd removes the unit */
+        _PAIR_STATE_MAX,
+} PairState;
+
+const char *pair_state_to_string(PairState state);
+
+/* What the two processes read and wrote, from /proc/PID/io. */
+typedef struct PairBytes {
+        bool known;
+        uint64_t read_chars, write_chars, read_bytes, write_bytes;
+} PairBytes;
+
+struct Pair {
+        Manager *manager;
+        Zygote *zygote;
+        Attempt *attempt; /* may be NULL until READY */
+        PairState state;
+        bool failed, refill, task_ordered, ready_linked, fields_written, sandbox_broke, frozen;
+        ListLink ready, lingering;
+        unsigned slot;
+        uint32_t uid; /* inside */
+        char token[CGROUP_TOKEN_SIZE];
+        Limits limits;
+        uint64_t tmp_max;
+        char description[192];
+
+        Scope scope;
+        Cgroup cgroup;
+        Expected expected;
+        pid_t init_pid, task_pid;
+        int init_pidfd, task_pidfd, init_socket, task_socket, journal;
+        bool init_ready, task_ready, task_reaped;
+        sd_event_source *on_init_exit, *on_init_socket, *on_task_exit, *on_task_socket, *timer;
+
+        CgroupFigures figures_before, figures; /* when it got ready, when the task ended */
+        PairBytes bytes_before, bytes;
+        unsigned idle_ticks, linger_ticks;
+};
+
+/* Begins a pair. attempt NULL: to wait. Returns 0, -EAGAIN when there is no room, -errno. */
+int pair_new(Zygote *zygote, const Limits *limits, uint64_t tmp_max, const char *description,
+             Attempt *attempt, Pair **ret);
+
+/* One that waits becomes an attempt's. */
+void pair_take(Pair *pair, Attempt *attempt);
+
+/* Hands the function over. Returns 0, -errno. */
+int pair_go(Pair *pair, const ZygoteGo *go, const int fds[static 2], const char *const *journal_fields);
+
+/* A signal for the task's process. */
+void pair_signal(Pair *pair, int number);
+
+/* Returns 0, also when it is so already; -errno. */
+int pair_freeze(Pair *pair, bool frozen);
+
+/* SIGKILL, which also reaches a frozen one. */
+void pair_kill(Pair *pair);
+
+/* Ends a pair that nobody needs, or that is not as it should be: then with why. */
+void pair_discard(Pair *pair, const char *why, int error);
+
+/* Answers of builder and zygote. pidfd becomes the pair's. */
+void pair_init_made(Pair *pair, int error, int pidfd);
+void pair_task_made(Pair *pair, int error, int pidfd);
+/* The zygote is gone and will not answer. */
+void pair_zygote_gone(Pair *pair);
+
+/* Each 10 ms while there are pairs that linger. */
+int pair_linger_start(Manager *manager, Pair *pair);
+
+Pair *pair_by_token(Manager *manager, const char *token);
+bool pair_is_alive(const Pair *pair);

@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "request-check.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "macros.h"
+#include "parse-util.h"
+
+/* Ended by a NUL, and nothing but NULs behind it: no two packets then mean the same. */
+static bool text_is_padded(const char *text, size_t size) {
+        const char *end = memchr(text, 0, size);
+
+        for (; end && end < text + size; end++)
+                if (*end != '\0')
+                        return false;
+        return end != NULL;
+}
+
+/* Goes into a unit's description: one line of UTF-8. */
+static bool task_name_is_valid(const char *name) {
+        if (!utf8_is_valid(name, strlen(name)))
+                return false;
+        for (; *name; name++)
+                if ((unsigned char) *name < ' ' || *name == 127)
+                        return false;
+        return true;
+}
+
+static const char *key_check(const LauncherKey *key) {
+        if (!text_is_padded(key->owner, sizeof(key->owner)) || !owner_name_is_valid(key->owner))
+                return "The owner's name is not valid.";
+        if (!text_is_padded(key->environment, sizeof(key->environment)) ||
+            !name_is_valid(key->environment, ENVIRONMENT_NAME_MAX - 1))
+                return "The environment's name is not valid.";
+        if (!text_is_padded(key->policy, sizeof(key->policy)) ||
+            !name_is_valid(key->policy, POLICY_NAME_MAX - 1))
+                return "The policy's name is not valid.";
+        if (key->host_network > 1 || key->reserved != 0)
+                return "The network is not valid.";
+        return NULL;
+}
+
+static const char *start_check(const LauncherStart *start) {
+        const char *why = key_check(&start->key);
+
+        if (why)
+                return why;
+        if (!text_is_padded(start->name, sizeof(start->name)) || !task_name_is_valid(start->name))
+                return "The task's name is not valid.";
+        if (start->memory_max < REQUEST_MEMORY_MIN || start->memory_max > REQUEST_BYTES_MAX)
+                return "The memory limit is out of bounds.";
+        if (start->cpu_quota_usec < REQUEST_CPU_QUOTA_MIN || start->cpu_quota_usec > REQUEST_CPU_QUOTA_MAX)
+                return "The CPU quota is out of bounds.";
+        if (start->cpu_time_max_usec > REQUEST_DURATION_MAX || start->timeout_usec > REQUEST_DURATION_MAX ||
+            start->deadline_usec > REQUEST_DURATION_MAX)
+                return "A time limit is out of bounds.";
+        if (start->tmp_max != 0 && (start->tmp_max < KIB(64) || start->tmp_max > REQUEST_BYTES_MAX))
+                return "The size of /tmp is out of bounds.";
+        if (start->tasks_max < 1 || start->tasks_max > REQUEST_TASKS_MAX)
+                return "The number of processes is out of bounds.";
+        if (start->cpus < 1 || start->cpus > REQUEST_CPUS_MAX)
+                return "The number of threads is out of bounds.";
+        return NULL;
+}
+
+static const char *stop_check(const LauncherStop *stop) {
+        if (stop->why != OUTCOME_CANCELLED && stop->why != OUTCOME_DEADLINE &&
+            stop->why != OUTCOME_SUPERSEDED)
+                return "The reason to stop is not one.";
+        if (stop->reserved != 0 || stop->grace_usec > REQUEST_DURATION_MAX)
+                return "The time to stop is out of bounds.";
+        if (!text_is_padded(stop->by, sizeof(stop->by)) || !task_name_is_valid(stop->by))
+                return "The name of who stops it is not valid.";
+        return NULL;
+}
+
+static const char *lease_check(uint64_t until_usec) {
+        return until_usec > REQUEST_DURATION_MAX ? "The lease is out of bounds." : NULL;
+}
+
+int request_check(const void *packet, size_t size, size_t n_fds, const char **ret_why) {
+        LauncherRequest request;
+        const char *why = NULL;
+
+        *ret_why = "The request is not one.";
+        if (size != sizeof(request))
+                return -EBADMSG;
+        memcpy(&request, packet, sizeof(request));
+        if (request.version != LAUNCHER_PROTOCOL_VERSION) {
+                *ret_why = "The protocol's version is another one.";
+                return -EPROTONOSUPPORT;
+        }
+        if (n_fds != (request.op == LAUNCHER_START ? 2 : 0) || request.reserved != 0)
+                return -EBADMSG;
+
+        switch (request.op) {
+        case LAUNCHER_HELLO:
+        case LAUNCHER_LIST:
+        case LAUNCHER_RELEASE:
+                break;
+        case LAUNCHER_START:
+                why = start_check(&request.start);
+                break;
+        case LAUNCHER_STOP:
+                why = stop_check(&request.stop);
+                break;
+        case LAUNCHER_LEASE:
+                why = lease_check(request.lease.until_usec);
+                break;
+        case LAUNCHER_POOL:
+                why = key_check(&request.pool.key);
+                if (!why && request.pool.count > REQUEST_POOL_MAX)
+                        why = "The number of waiting pairs is out of bounds.";
+                break;
+        default:
+                return -EBADMSG;
+        }
+        if (!why)
+                return 0;
+        *ret_why = why;
+        return -EINVAL;
+}

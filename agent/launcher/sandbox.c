@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "sandbox.h"
+
+#include <sched.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include "fd-util.h"
+
+/* A fresh exec, so that what runs in the hostile program's namespaces shares no address layout with another.
+ */
+_noreturn_ static void exec_stage(int socket) {
+        char *const arguments[] = { (char *) "clupy-sandbox", (char *) "stage", NULL };
+        char *const variables[] = { NULL };
+        int kept[] = { socket };
+
+        if (fds_arrange(SANDBOX_CONTROL_FD, kept, ELEMENTSOF(kept)) < 0)
+                _exit(EXIT_FAILURE);
+        (void) execve("/proc/self/exe", arguments, variables);
+        _exit(127);
+}
+
+_noreturn_ static void spawner_main(void) {
+        if (die_with_launcher(SANDBOX_CONTROL_FD) < 0)
+                _exit(EXIT_FAILURE);
+        for (;;) {
+                SpawnRequest request;
+                int socket, pidfd = -1;
+
+                if (message_receive(SANDBOX_CONTROL_FD, &request, sizeof(request), &socket, 1) < 0)
+                        _exit(EXIT_SUCCESS);
+                pid_t pid = sandbox_clone(CLONE_PARENT | CLONE_NEWNS, &pidfd);
+                if (pid == 0)
+                        exec_stage(socket);
+                SpawnReply reply = { .slot = request.slot, .error = pid < 0 ? (int32_t) pid : 0 };
+                if (message_send(SANDBOX_CONTROL_FD, &reply, sizeof(reply), &pidfd, pid > 0 ? 1 : 0) < 0)
+                        _exit(EXIT_FAILURE);
+                close_fd(pidfd);
+                close_fd(socket);
+        }
+}
+
+int main(int argc, char *argv[]) {
+        if (argc == 2 && streq(argv[1], "spawner"))
+                spawner_main();
+        if (argc == 2 && streq(argv[1], "stage"))
+                stage_main();
+        static const char message[] = "clupy-sandbox is started by clupy-launcher alone\n";
+        (void) !write(STDERR_FILENO, message, sizeof(message) - 1);
+        return EXIT_FAILURE;
+}

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* Parts of clupy-sandbox. All of this is trusted code, in processes of one thread that live in the hostile
+ * program's namespaces; they end (the launcher sees it) instead of going on in a state that was not meant.
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "macros.h"
+#include "message-socket.h"
+#include "sandbox-protocol.h"
+#include "zygote-protocol.h"
+
+/* clone(2) as fork(2) does it: no new stack. Returns 0 in the child, the pid, -errno. */
+pid_t sandbox_clone(uint64_t flags, int *ret_pidfd);
+
+/* Exactly these capabilities, in the permitted and effective sets. Returns 0, -errno. */
+int capabilities_set(uint64_t capabilities);
+/* All that are permitted made effective. Returns 0, -errno. */
+int capabilities_raise(void);
+#define CAPABILITY_BIT(capability) (UINT64_C(1) << (capability))
+
+/* Real, effective, saved uid and gid, no supplementary groups. Returns 0, -errno. */
+int identity_set(uid_t id);
+
+/* Dies with the launcher, of which socket is the other end: also when it is dead already. To be called after
+ * the last change of credentials, which clears the setting. Returns 0, -EPIPE, -errno. */
+int die_with_launcher(int socket);
+
+/* Makes what all tasks of a zygote see: a root of its own with a list of what is shown. In a mount namespace
+ * of one's own, as root. proc is not mounted yet. Returns 0, -errno with *ret_what. */
+int view_make(const char **ret_what);
+
+_noreturn_ void stage_main(void);
+_noreturn_ void anchor_main(int socket, int launcher);
+_noreturn_ void builder_main(int socket, bool host_network);
+_noreturn_ void init_main(int socket, const ZygoteRequest *request, bool host_network);

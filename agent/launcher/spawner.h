@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+#include "manager.h"
+
+/* clupy-sandbox as the maker of stages. It is started before the launcher's own filter. Returns 0, -errno.
+ */
+int spawner_new(Manager *manager, Spawner **ret);
+Spawner *spawner_free(Spawner *spawner);
+pid_t spawner_pid(const Spawner *spawner);
+/* Its death ends the launcher: no zygote could be made any more. */
+int spawner_attach(Spawner *spawner);
+
+/* Orders a stage for that zygote; zygote_stage_made() is called when it is there. Returns 0, -errno. */
+int spawner_order(Spawner *spawner, unsigned slot, int stage_socket);

@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+#include "manager.h"
+
+/* Stops and removes everything named clupy-task-* and clupy-zygote-* that the table does not hold: what a
+ * launcher that was killed has left. Waits for systemd's list of units: only for the start. */
+int sweep_start(Manager *manager);
+/* What was still dying the last time. */
+void sweep_again(Manager *manager);
+/* Kills and reaps children that nobody ordered: a hostile zygote can make some. */
+void sweep_strangers(Manager *manager);

@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+#include "zygote.h"
+
+/* A zygote's way from nothing to its imports: sockets and filters, stage, scope, anchor, builder, zygote.
+ * Every step is an event. */
+
+/* Returns 0, -ENOENT without such a policy, -EPERM when its file is not trusted, -errno. */
+int zygote_start(Zygote *zygote);
+
+/* Watches a process of it and takes the pidfd. Returns 0, -errno. */
+int zygote_watch(Zygote *zygote, ZygoteProcess which, int pidfd);
+
+/* For zygote.c. */
+void zygote_set_state(Zygote *zygote, ZygoteState state);
+void zygote_maybe_free(Zygote *zygote);
