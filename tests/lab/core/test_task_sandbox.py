@@ -252,3 +252,58 @@ def test_what_a_task_is(node: Node) -> None:
     assert value["Groups"] == "" and "0" not in value["Uid"].split() and len(set(value["Uid"].split())) == 1
     assert len(value["processes"]) == 2, "init and the task"
     assert value["core"] == [0, 0] and value["cwd"] == [] and value["exe"].endswith("/clupy-zygote")
+
+
+NEEDED = """
+def square(x):
+    return x * x
+
+def task():
+    import asyncio, concurrent.futures, multiprocessing, os, shutil, socket, sqlite3, subprocess, sys, tempfile, threading
+    from multiprocessing import shared_memory
+    done = {}
+    done["subprocess"] = subprocess.run(["/bin/sh", "-c", "echo hi | cat"], capture_output=True, text=True).stdout
+    done["python"] = subprocess.run([sys.executable, "-c", "print(1)"], capture_output=True, text=True).stdout
+    threads = [threading.Thread(target=square, args=(i,)) for i in range(20)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    context = multiprocessing.get_context("fork")
+    with context.Pool(2) as pool:
+        done["pool"] = pool.map(abs, range(-3, 0))
+    with concurrent.futures.ProcessPoolExecutor(2, context) as executor:
+        done["executor"] = list(executor.map(abs, range(-3, 0)))
+    block = shared_memory.SharedMemory(create=True, size=1000)
+    block.close()
+    block.unlink()
+    queue = context.Queue()
+    queue.put(5)
+    done["queue"] = queue.get()
+
+    async def echo():
+        process = await asyncio.create_subprocess_exec("/bin/echo", "x", stdout=subprocess.PIPE)
+        return (await process.communicate())[0].decode()
+
+    done["asyncio"] = asyncio.run(echo())
+    folder = tempfile.mkdtemp()
+    open(f"{folder}/a", "w").write("x")
+    shutil.copytree(folder, f"{folder}2")
+    os.chmod(f"{folder}/a", 0o755)
+    os.mkfifo(f"{folder}/fifo")
+    sqlite3.connect(f"{folder}/db").execute("create table t(a)")
+    server = socket.create_server(("127.0.0.1", 0))  # the task's own loopback
+    client = socket.create_connection(server.getsockname())
+    server.accept()[0].send(b"y")
+    done["loopback"] = client.recv(1).decode()
+    try:
+        import numpy
+        done["numpy"] = float((numpy.ones((200, 200)) @ numpy.ones((200, 200)))[0, 0])
+    except ImportError:
+        done["numpy"] = 200.0
+    return done
+"""
+
+
+def test_what_programs_need_works(node: Node) -> None:
+    result = run(node, NEEDED)
+    assert result["value"] == {"subprocess": "hi\n", "python": "1\n", "pool": [3, 2, 1], "executor": [3, 2, 1], "queue": 5,
+                               "asyncio": "x\n", "loopback": "y", "numpy": 200.0}, result
