@@ -45,10 +45,10 @@ static int bus_fail(QueryError *ret_error, const sd_bus_error *e, int r) {
                 return query_error_set(ret_error, status, "not-allowed", "%s", strempty(e->message));
         case CTL_NOT_FOUND:
                 return query_error_set(ret_error, status, "not-found", "%s", strempty(e->message));
+        case CTL_USAGE:
+                return query_error_set(ret_error, status, "invalid-argument", "%s", strempty(e->message));
         default:
-                return query_error_set(ret_error, CTL_FAILED,
-                                       streq(name, "InvalidArgument") ? "invalid-argument" : "failed", "%s",
-                                       e->message ?: strerror(-r));
+                return query_error_set(ret_error, status, "failed", "%s", e->message ?: strerror(-r));
         }
 }
 

@@ -31,6 +31,7 @@ CtlStatus query_error_status(const char *code) {
         } table[] = {
                 { "not-found", "NotFound", CTL_NOT_FOUND },
                 { "not-allowed", "NotAllowed", CTL_NOT_ALLOWED },
+                { "invalid-argument", "InvalidArgument", CTL_USAGE },
                 { "not-allowed", "AccessDenied", CTL_NOT_ALLOWED },
                 { "not-allowed", "InteractiveAuthorizationRequired", CTL_NOT_ALLOWED },
                 { "no-master", "ServiceUnknown", CTL_NO_MASTER },
