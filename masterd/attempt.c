@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "attempt.h"
+
+#include <errno.h>
+
+#include "hashmap.h"
+#include "manager.h"
+#include "node.h"
+#include "task.h"
+
+static const char *const attempt_state_table[_ATTEMPT_STATE_MAX] = {
+        [ATTEMPT_STARTING] = "starting",
+        [ATTEMPT_RUNNING] = "running",
+        [ATTEMPT_FROZEN] = "frozen",
+        [ATTEMPT_ENDED] = "ended",
+};
+
+DEFINE_NAME_TABLE(attempt_state, AttemptState, attempt_state_table);
+
+static void attempt_charge(Attempt *attempt, bool charge) {
+        Node *node = attempt->node;
+
+        if (attempt->charged == charge)
+                return;
+        attempt->charged = charge;
+        if (charge) {
+                node->mcpus_used += attempt->mcpus;
+                node->memory_used += attempt->memory;
+                node->n_charged++;
+                return;
+        }
+        node->mcpus_used -= attempt->mcpus;
+        node->memory_used -= attempt->memory;
+        node->n_charged--;
+        if (node->drain && node->n_charged == 0)
+                node_update(node);
+        manager_schedule(node->manager);
+}
+
+int attempt_new(Node *node, Id id, uint32_t number, uint32_t mcpus, uint64_t memory, Attempt **ret) {
+        _cleanup_(freep) Attempt *attempt = new0(Attempt);
+        int r;
+
+        if (!attempt)
+                return -ENOMEM;
+        *attempt = (Attempt){ .node = node, .id = id, .number = number, .mcpus = mcpus, .memory = memory };
+        attempt_free(hashmap_get(node->attempts, &id));
+        r = hashmap_put(node->attempts, &id, attempt);
+        if (r < 0)
+                return r;
+        attempt_charge(attempt, true);
+        *ret = TAKE_PTR(attempt);
+        return 0;
+}
+
+Orphan *orphan_free(Orphan *orphan) {
+        if (!orphan)
+                return NULL;
+        free(orphan->owner);
+        free(orphan->outcome);
+        free(orphan->receipt);
+        return mfree(orphan);
+}
+
+Attempt *attempt_free(Attempt *attempt) {
+        if (!attempt)
+                return NULL;
+        attempt_charge(attempt, false);
+        (void) hashmap_remove(attempt->node->attempts, &attempt->id);
+        if (attempt->task)
+                attempt->task->current = NULL;
+        if (attempt->orphan) {
+                (void) hashmap_remove(attempt->node->manager->orphans, &attempt->id);
+                orphan_free(attempt->orphan);
+        }
+        free(attempt->unit);
+        return mfree(attempt);
+}
+
+void attempt_set_state(Attempt *attempt, AttemptState state) {
+        if (attempt->state == state)
+                return;
+        attempt->state = state;
+        attempt_charge(attempt, state != ATTEMPT_ENDED);
+}

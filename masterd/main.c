@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <malloc.h>
+#include <stdio.h>
+
+#include "daemon.h"
+#include "log.h"
+#include "manager.h"
+#include "master-config.h"
+
+static const DaemonProgram program = {
+        .name = "clupy-masterd",
+        .summary = "Takes calls from clients and has the nodes of the cluster run them.",
+        .manual = "clupy-masterd(8)",
+        .config_name = "clupy.master.yaml",
+};
+
+static void on_stop(Daemon *d, void *userdata) {
+        Manager **manager = userdata;
+
+        manager_stop(*manager);
+        daemon_exit(d, EXIT_SUCCESS);
+}
+
+static const DaemonHandlers handlers = { .stop = on_stop };
+
+int main(int argc, char *argv[]) {
+        _cleanup_(daemon_freep) Daemon *daemon = NULL;
+        _cleanup_(manager_freep) Manager *manager = NULL;
+        _cleanup_(master_config_freep) MasterConfig *config = NULL;
+        _cleanup_(freep) char *message = NULL;
+        DaemonArguments arguments;
+        int r;
+
+        r = daemon_parse_arguments(&program, argc, argv, NULL, &arguments);
+        if (r != DAEMON_GO_ON)
+                return r;
+        r = master_config_load(arguments.config, &config, &message);
+        if (r < 0) {
+                if (message)
+                        log_error("%s", message);
+                else
+                        log_error_errno(r, "Cannot read the configuration");
+                return EX_CONFIG;
+        }
+        if (arguments.check_config) {
+                printf("%s: ok\n", arguments.config ?: "/etc/clupy/clupy.master.yaml");
+                return EXIT_SUCCESS;
+        }
+
+        r = daemon_new(&program, &handlers, &manager, &daemon);
+        if (r < 0)
+                return log_error_errno(r, "Cannot set up the event loop") < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+        r = manager_new(daemon_event(daemon), config, &manager);
+        if (r < 0)
+                return log_error_errno(r, "Cannot set up the manager") < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+        TAKE_PTR(config);
+        manager->daemon = daemon;
+        r = manager_start(manager);
+        if (r < 0)
+                return EXIT_FAILURE;
+        manager_notify(manager);
+        /* What starting took is given back. */
+        (void) malloc_trim(0);
+        return daemon_run(daemon);
+}

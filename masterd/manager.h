@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <systemd/sd-event.h>
+
+#include "daemon.h"
+#include "hashmap.h"
+#include "list.h"
+#include "listener.h"
+#include "log-tail.h"
+#include "master-config.h"
+#include "memory-util.h"
+#include "prioq.h"
+#include "state-store.h"
+#include "stream.h"
+#include "task.h"
+#include "types.h"
+
+enum {
+        MANAGER_INLINE_MEMORY =
+                8 << 20, /* bytes of inline arguments held; beyond, they are fetched when needed */
+        MANAGER_NODES_MAX = 10000,
+        MANAGER_PEERS_MAX = 4096,
+};
+
+/* The one object that owns the rest. */
+struct Manager {
+        sd_event *event;
+        Daemon *daemon; /* NULL in tests */
+        MasterConfig *config;
+        StateStore *store; /* NULL in tests */
+        uint64_t epoch;
+        uint64_t started_at; /* realtime µs */
+        bool stopping;
+
+        Listener **listeners;
+        size_t n_listeners;
+        ListLink peers;
+        size_t n_peers;
+        unsigned n_clients;
+
+        Hashmap *nodes;    /* name → Node */
+        Hashmap *sessions; /* user/key → Session */
+        Hashmap *tasks;    /* id → Task */
+        Hashmap *orphans;  /* task id → Attempt */
+        History *history;
+        LogTails logs;
+        Streams streams;
+        ListLink detached;
+
+        Prioq *runnable; /* sessions with something to place */
+        Prioq *deadlines, *delayed;
+        ListLink waiting; /* of Task.in_queue */
+        uint64_t sequence, served;
+        uint64_t inline_memory;
+        uint64_t n_state[_TASK_STATE_MAX];
+        uint64_t n_ended, n_failed; /* since the start */
+
+        bool schedule_due;
+        sd_event_source *work, *deadline_timer, *delay_timer, *status_timer, *orphan_timer, *rest_timer,
+                *notify_timer;
+        bool notify_due;
+
+        MasterBus *bus;
+        uint64_t test_clock; /* BOOTTIME µs; 0: the real one */
+};
+
+/* Without listeners, store and bus: those come with manager_start(). config becomes the manager's on
+ * success. Returns 0, -ENOMEM, -errno. */
+int manager_new(sd_event *event, MasterConfig *config, Manager **ret);
+Manager *manager_free(Manager *m);
+DEFINE_CLEANUP(Manager, manager_free);
+
+/* Opens the store, counts the epoch, registers the known nodes, listens. Logs what fails. */
+int manager_start(Manager *m);
+
+/* Nothing new comes in; connections end. */
+void manager_stop(Manager *m);
+
+uint64_t manager_now(const Manager *m); /* BOOTTIME µs */
+
+/* Arms a one-shot CLOCK_BOOTTIME timer, made on first use; USEC_INFINITY stops it. */
+void manager_timer(Manager *m, sd_event_source **source, uint64_t usec, sd_event_time_handler_t handler,
+                   void *userdata);
+
+/* A scheduling pass, and the frames that wait to be filled, once the present event has been handled. However
+ * often asked for, it is done once. */
+void manager_schedule(Manager *m);
+void manager_flush(Manager *m);
+/* The same at once; for tests. */
+void manager_work(Manager *m);
+
+/* The soonest deadline (delayed task, orphan) has changed. */
+void manager_deadlines_changed(Manager *m);
+void manager_delays_changed(Manager *m);
+void manager_status_soon(Manager *m);
+/* A node has a rest until then: look again. */
+void manager_rest_until(Manager *m, uint64_t usec);
+/* Counts changed: STATUS= for systemd, at most once a second. */
+void manager_notify(Manager *m);
+
+/* RESULT frames with payloads that are borrowed from the frame being handled: now. */
+void manager_send_results(Manager *m);
+/* Followers of its log get what is left. */
+void manager_log_ended(Manager *m, Task *task);
+
+Task *manager_task(Manager *m, Id id);
+
+/* Writes down in the state store. Failures are logged; the daemon goes on. */
+void manager_store_node(Manager *m, const Node *node);
+void manager_store_drain(Manager *m, const Node *node);

@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "master-config.h"
+
+#include <errno.h>
+#include <stddef.h>
+#include <unistd.h>
+
+#include "config.h"
+#include "parse-util.h"
+#include "resolver.h"
+#include "time-util.h"
+
+#define FIELD(name) offsetof(MasterConfig, name)
+
+static const ConfigItem items[] = {
+        { "listen", CONFIG_LIST, config_parse_strv, FIELD(listen),
+          "a list of numeric addresses such as 127.0.0.1:7878 or [::]:7878", .max = 64 },
+        { "insecure", CONFIG_SCALAR, config_parse_bool, FIELD(insecure), "true or false" },
+        { "state_directory", CONFIG_SCALAR, config_parse_path, FIELD(state_directory), "an absolute path" },
+        { "lease", CONFIG_SCALAR, config_parse_duration, FIELD(lease),
+          "a duration from 3s to 1h, such as 15s", .min = 3 * USEC_PER_SEC, .max = USEC_PER_HOUR },
+        { "lease_margin", CONFIG_SCALAR, config_parse_duration, FIELD(lease_margin),
+          "a duration from 100ms to 1min, such as 2s", .min = 100 * USEC_PER_MSEC, .max = USEC_PER_MINUTE },
+        { "client_timeout", CONFIG_SCALAR, config_parse_duration, FIELD(client_timeout),
+          "a duration from 1s to 1 day, such as 60s", .min = USEC_PER_SEC, .max = USEC_PER_DAY },
+        { "heartbeat_timeout", CONFIG_SCALAR, config_parse_duration, FIELD(heartbeat_timeout),
+          "a duration from 1500ms to 1min, such as 3s", .min = 1500 * USEC_PER_MSEC,
+          .max = USEC_PER_MINUTE },
+        { "overcommit_memory", CONFIG_SCALAR, config_parse_double, FIELD(overcommit_memory),
+          "a factor from 1 to 100, such as 1.0", .min = 1, .max = 100 },
+        { "log_tail", CONFIG_SCALAR, config_parse_size, FIELD(log_tail),
+          "a size from 1K to 16M, such as 64K", .min = KIB(1), .max = MIB(16) },
+        { "log_memory", CONFIG_SCALAR, config_parse_size, FIELD(log_memory),
+          "a size from 64K to 1G, such as 16M", .min = KIB(64), .max = GIB(1) },
+        { "task_window", CONFIG_SCALAR, config_parse_unsigned, FIELD(task_window),
+          "a number from 1 to 1000000, such as 20000", .min = 1, .max = 1000000 },
+        { "history", CONFIG_SCALAR, config_parse_unsigned, FIELD(history),
+          "a number from 0 to 1000000, such as 10000", .min = 0, .max = 1000000 },
+        { "policies", CONFIG_LIST, config_parse_strv, FIELD(policies), "a list of policy names", .max = 64 },
+        { "max_retries", CONFIG_SCALAR, config_parse_unsigned, FIELD(max_retries),
+          "a number from 0 to 10000, such as 100", .min = 0, .max = 10000 },
+        { "detached.keep", CONFIG_SCALAR, config_parse_duration, FIELD(detached_keep),
+          "a duration from 1min to 1 year, such as 7d", .min = USEC_PER_MINUTE, .max = 366 * USEC_PER_DAY },
+        { "detached.size", CONFIG_SCALAR, config_parse_size, FIELD(detached_memory),
+          "a size from 64K to 1T, such as 1G", .min = KIB(64), .max = GIB(1024) },
+};
+
+MasterConfig *master_config_free(MasterConfig *config) {
+        if (!config)
+                return NULL;
+        strv_free(config->listen);
+        strv_free(config->policies);
+        strv_free(config->warnings);
+        free(config->state_directory);
+        return mfree(config);
+}
+
+int master_config_new(MasterConfig **ret) {
+        _cleanup_(master_config_freep) MasterConfig *config = new0(MasterConfig);
+
+        if (!config)
+                return -ENOMEM;
+        config->lease = 15 * USEC_PER_SEC;
+        config->lease_margin = 2 * USEC_PER_SEC;
+        config->client_timeout = 60 * USEC_PER_SEC;
+        config->heartbeat_timeout = 3 * USEC_PER_SEC;
+        config->overcommit_memory = 1.0;
+        config->log_tail = KIB(64);
+        config->log_memory = MIB(16);
+        config->task_window = 20000;
+        config->history = 10000;
+        config->max_retries = 100;
+        config->detached_keep = 7 * USEC_PER_DAY;
+        config->detached_memory = GIB(1);
+        *ret = TAKE_PTR(config);
+        return 0;
+}
+
+static int check_listen(MasterConfig *config, char **ret_message) {
+        for (char **s = config->listen; *s; s++) {
+                struct sockaddr_storage storage;
+                socklen_t size;
+                Address address;
+
+                if (parse_address(*s, ADDRESS_DEFAULT_PORT, &address) < 0 ||
+                    sockaddr_from_numeric(address.host, address.port, &storage, &size) < 0) {
+                        *ret_message = strformat("key 'listen': expected a numeric address such as "
+                                                 "127.0.0.1:7878 or [::]:7878, got '%s'",
+                                                 *s);
+                        return -EINVAL;
+                }
+                if (sockaddr_is_loopback((struct sockaddr *) &storage))
+                        continue;
+                if (!config->insecure) {
+                        *ret_message = strformat(
+                                "key 'listen': '%s' is open to the network, and whoever reaches it can run "
+                                "code on "
+                                "the cluster: listen on 127.0.0.1 or [::1], or say 'insecure: true'",
+                                *s);
+                        return -EINVAL;
+                }
+                _cleanup_(freep) char *warning = strformat(
+                        "%s is open to the network without authentication: whoever reaches it can run "
+                        "code on the cluster",
+                        *s);
+                if (!warning || strv_extend(&config->warnings, warning) < 0)
+                        return -ENOMEM;
+        }
+        return 0;
+}
+
+int master_config_finish(MasterConfig *config, char **ret_message) {
+        static const char *const closed[] = { "127.0.0.1:7878", "[::1]:7878" };
+        static const char *const open[] = { "0.0.0.0:7878", "[::]:7878" };
+        int r;
+
+        *ret_message = NULL;
+        if (strv_length(config->listen) == 0)
+                for (size_t i = 0; i < 2; i++)
+                        if (strv_extend(&config->listen, config->insecure ? open[i] : closed[i]) < 0)
+                                return -ENOMEM;
+        r = check_listen(config, ret_message);
+        if (r < 0)
+                return r;
+        if (!config->state_directory) {
+                const char *given = getenv("STATE_DIRECTORY");
+
+                /* systemd gives a list when there are several; ours has one. */
+                config->state_directory = given && given[0] == '/' ? strndup(given, strcspn(given, ":"))
+                                                                   : strdup("/var/lib/clupy-master");
+                if (!config->state_directory)
+                        return -ENOMEM;
+        }
+        if (!config->policies && strv_extend(&config->policies, "default") < 0)
+                return -ENOMEM;
+        for (char **s = config->policies; *s; s++)
+                if (!name_is_valid(*s, 32)) {
+                        *ret_message = strformat("key 'policies': expected names of a-z, 0-9 and '-', at "
+                                                 "most 32 long, got '%s'",
+                                                 *s);
+                        return -EINVAL;
+                }
+        return 0;
+}
+
+int master_config_load(const char *explicit_path, MasterConfig **ret, char **ret_message) {
+        _cleanup_(master_config_freep) MasterConfig *config = NULL;
+        const char *name = "clupy.master.yaml";
+        int r;
+
+        *ret_message = NULL;
+        r = master_config_new(&config);
+        if (r < 0)
+                return r;
+        /* Run by hand, beside its file. */
+        if (!explicit_path && access("/etc/clupy/clupy.master.yaml", F_OK) < 0 && access(name, F_OK) == 0)
+                explicit_path = name;
+        r = config_load(NULL, name, explicit_path, items, ELEMENTSOF(items), config, NULL, ret_message);
+        if (r < 0)
+                return r;
+        r = master_config_finish(config, ret_message);
+        if (r < 0)
+                return r;
+        *ret = TAKE_PTR(config);
+        return 0;
+}

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "memory-util.h"
+#include "types.h"
+
+/* clupy.master.yaml. Durations in µs, sizes in bytes. */
+struct MasterConfig {
+        char **listen; /* numeric addresses with ports */
+        bool insecure;
+        char *state_directory;
+        uint64_t lease, lease_margin;
+        uint64_t client_timeout;
+        uint64_t heartbeat_timeout;
+        double overcommit_memory;
+        uint64_t log_tail, log_memory;
+        unsigned task_window;
+        unsigned history;
+        char **policies;
+        unsigned max_retries;
+        uint64_t detached_keep;   /* how long the result of a detached task is kept */
+        uint64_t detached_memory; /* bytes on disk of one detached task's argument, code or result */
+        char **warnings;          /* what `status` repeats: addresses open to everybody */
+};
+
+/* The defaults, without files. Returns 0, -ENOMEM. */
+int master_config_new(MasterConfig **ret);
+MasterConfig *master_config_free(MasterConfig *config);
+DEFINE_CLEANUP(MasterConfig, master_config_free);
+
+/* Reads clupy.master.yaml from /etc/clupy (or the working directory when only that one is there), its .d
+ * folder and explicit_path, and checks what one key alone cannot show. Returns 0, a negative errno with a
+ * message for the user. */
+int master_config_load(const char *explicit_path, MasterConfig **ret, char **ret_message);
+
+/* The checks behind the files: addresses against `insecure`, defaults that depend on others. */
+int master_config_finish(MasterConfig *config, char **ret_message);

@@ -1,0 +1,392 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "peer.h"
+
+#include <errno.h>
+#include <inttypes.h>
+
+#include "build-config.h"
+#include "client-link.h"
+#include "frame.h"
+#include "json-util.h"
+#include "log.h"
+#include "manager.h"
+#include "node-link.h"
+#include "node.h"
+#include "parse-util.h"
+#include "session.h"
+#include "stream.h"
+#include "time-util.h"
+
+static const char *const peer_role_table[_PEER_ROLE_MAX] = {
+        [PEER_CLIENT] = "client",
+        [PEER_AGENT] = "agent",
+        [PEER_OPERATOR] = "operator",
+};
+
+DEFINE_NAME_TABLE(peer_role, PeerRole, peer_role_table);
+
+static int on_frame(Connection *c, const Frame *frame, void *userdata);
+static void on_closed(Connection *c, int error, const char *why, void *userdata);
+static void on_drained(Connection *c, void *userdata);
+
+const ConnectionHandlers PEER_HANDLERS = { .frame = on_frame, .closed = on_closed, .drained = on_drained };
+
+int peer_new(Manager *manager, Connection *connection, Peer **ret) {
+        Peer *peer;
+        int r;
+
+        if (manager->n_peers >= MANAGER_PEERS_MAX)
+                return -ENOSPC;
+        peer = new0(Peer);
+        if (!peer)
+                return -ENOMEM;
+        *peer = (Peer){ .manager = manager, .next_stream = 2 };
+        r = hashmap_new(HASHMAP_U64, &peer->asked);
+        if (r >= 0)
+                r = hashmap_new(HASHMAP_U64, &peer->owned);
+        if (r >= 0)
+                r = hashmap_new(HASHMAP_U64, &peer->follows);
+        if (r < 0) {
+                hashmap_free(peer->asked);
+                hashmap_free(peer->owned);
+                free(peer);
+                return r;
+        }
+        peer->connection = connection_ref(connection);
+        connection_set_handlers(connection, &PEER_HANDLERS, peer);
+        list_append(&manager->peers, &peer->link);
+        manager->n_peers++;
+        *ret = peer;
+        return 0;
+}
+
+/* Off what it stood for, which goes on without it. */
+static void peer_unhook(Peer *peer) {
+        Manager *m = peer->manager;
+        Session *session = TAKE_PTR(peer->session);
+        Node *node = TAKE_PTR(peer->node);
+        Follow *follow;
+
+        HASHMAP_FOREACH(follow, peer->follows)
+        follow_free(follow);
+        if (session && session->peer == peer)
+                session_disconnected(session);
+        if (node && node->peer == peer)
+                node_disconnected(node);
+        streams_peer_gone(&m->streams, peer);
+        if (peer->role == PEER_CLIENT)
+                m->n_clients--;
+        peer->role = PEER_UNKNOWN;
+}
+
+Peer *peer_free(Peer *peer) {
+        if (!peer)
+                return NULL;
+        peer_unhook(peer);
+        list_remove(&peer->link);
+        peer->manager->n_peers--;
+        manager_notify(peer->manager);
+        connection_unref(peer->connection);
+        hashmap_free(peer->asked);
+        hashmap_free(peer->owned);
+        hashmap_free(peer->follows);
+        free(peer->user);
+        return mfree(peer);
+}
+
+static void on_closed(Connection *c, int error, const char *why, void *userdata) {
+        Peer *peer = userdata;
+
+        if (peer->node)
+                log_notice("Node %s (%s): connection closed: %s", peer->node->name, connection_peer(c), why);
+        else if (error < 0)
+                log_info("Connection of %s closed: %s", connection_peer(c), why);
+        peer_free(peer);
+}
+
+static void on_drained(Connection *c, void *userdata) {
+        Peer *peer = userdata;
+
+        if (peer->session) {
+                peer->session->flush_due = true;
+                manager_flush(peer->manager);
+                manager_status_soon(peer->manager);
+        }
+        streams_peer_drained(&peer->manager->streams, peer);
+}
+
+void peer_refuse(Peer *peer, const char *code, const char *message, json_object *details) {
+        _cleanup_(json_putp) json_object *json = details;
+
+        if (!json && json_new_object(&json) < 0)
+                return;
+        (void) json_add_string(json, "error", code);
+        (void) json_add_string(json, "message", message);
+        (void) connection_send(peer->connection, FRAME_REFUSED, json, NULL, 0);
+        connection_finish(peer->connection, 0, message);
+}
+
+void peer_close(Peer *peer, int error, const char *why) {
+        connection_close(peer->connection, error, why);
+}
+
+void peer_evict(Peer *peer, const char *message) {
+        /* Without unhooking session or node: they have moved on already, or do so next. */
+        peer_unhook(peer);
+        peer_refuse(peer, "evicted", message, NULL);
+}
+
+/* The hello */
+
+/* "3.11" of "3.11.2". */
+static bool same_python(const char *version) {
+        size_t size = strlen(CLUPY_PYTHON_VERSION);
+
+        return strncmp(version, CLUPY_PYTHON_VERSION, size) == 0 &&
+               (version[size] == '.' || version[size] == '\0');
+}
+
+static bool check_protocol(Peer *peer, json_object *json) {
+        _cleanup_(json_putp) json_object *details = NULL;
+        json_object *range, *server;
+        int64_t low, high;
+
+        if (json_get_array(json, "protocol", 2, &range) < 0 || json_object_array_length(range) != 2 ||
+            !json_object_is_type(json_object_array_get_idx(range, 0), json_type_int) ||
+            !json_object_is_type(json_object_array_get_idx(range, 1), json_type_int)) {
+                peer_refuse(peer, "bad-hello", "The hello has no protocol range", NULL);
+                return false;
+        }
+        low = json_object_get_int64(json_object_array_get_idx(range, 0));
+        high = json_object_get_int64(json_object_array_get_idx(range, 1));
+        if (low <= FRAME_PROTOCOL_VERSION && high >= FRAME_PROTOCOL_VERSION)
+                return true;
+        if (json_new_object(&details) < 0 || json_add(details, "client", json_object_get(range)) < 0 ||
+            json_add_new_array(details, "server", &server) < 0)
+                return false;
+        for (int i = 0; i < 2; i++)
+                (void) json_append(server, json_object_new_int(FRAME_PROTOCOL_VERSION));
+        peer_refuse(peer, "protocol",
+                    "This master speaks protocol version 1, the other end does not: install the same "
+                    "version of CluPy on both",
+                    TAKE_PTR(details));
+        return false;
+}
+
+static bool check_python(Peer *peer, const char *python) {
+        _cleanup_(json_putp) json_object *details = NULL;
+        _cleanup_(freep) char *message = NULL;
+
+        if (same_python(python))
+                return true;
+        message = strformat(
+                "Python %s here and Python %s on the cluster cannot exchange code: use Python %s.x", python,
+                CLUPY_PYTHON_VERSION, CLUPY_PYTHON_VERSION);
+        if (json_new_object(&details) < 0 || json_add_string(details, "client", python) < 0 ||
+            json_add_string(details, "server", CLUPY_PYTHON_VERSION) < 0)
+                return false;
+        log_notice("Refused %s: it has Python %s, the cluster %s", connection_peer(peer->connection), python,
+                   CLUPY_PYTHON_VERSION);
+        peer_refuse(peer, "version-mismatch", strempty(message), TAKE_PTR(details));
+        return false;
+}
+
+static void send_welcome(Peer *peer, bool session_kept) {
+        _cleanup_(json_putp) json_object *json = NULL;
+        const MasterConfig *config = peer->manager->config;
+
+        if (json_new_object(&json) < 0)
+                return;
+        (void) json_add_uint64(json, "protocol", FRAME_PROTOCOL_VERSION);
+        (void) json_add_string(json, "software", CLUPY_VERSION);
+        (void) json_add_string(json, "python", CLUPY_PYTHON_VERSION);
+        (void) json_add_uint64(json, "epoch", peer->manager->epoch);
+        (void) json_add_bool(json, "session_kept", session_kept);
+        (void) json_add_uint64(json, "heartbeat_ms", 1000);
+        (void) json_add_uint64(json, "lease_ms", config->lease / USEC_PER_MSEC);
+        (void) json_add_uint64(json, "task_window", config->task_window);
+        (void) json_add_bool(json, "insecure", config->insecure);
+        (void) connection_send(peer->connection, FRAME_WELCOME, json, NULL, 0);
+        connection_established(peer->connection);
+        manager_notify(peer->manager);
+}
+
+static int hello_client(Peer *peer, json_object *json) {
+        Manager *m = peer->manager;
+        const char *python, *user, *host;
+        Session *session;
+        bool kept;
+        Id key;
+        int r;
+
+        if (json_get_string(json, "python", 64, &python) < 0 ||
+            json_get_string(json, "user", 64, &user) < 0 || !owner_name_is_valid(user) ||
+            json_get_id(json, "session", &key) < 0 ||
+            json_get_string_optional(json, "host", 255, NULL, &host) < 0) {
+                peer_refuse(peer, "bad-hello", "A client's hello needs python, user and session", NULL);
+                return 0;
+        }
+        if (!check_python(peer, python))
+                return 0;
+        session = session_find(m, user, key);
+        kept = session != NULL;
+        if (!session) {
+                r = session_new(m, user, key, &session);
+                if (r < 0)
+                        return r;
+        } else if (session->peer)
+                peer_evict(session->peer, "A newer connection of the same client took over");
+        (void) json_get_int64_optional(json, "pid", 0, INT32_MAX, 0, &session->pid);
+        free_and_strdup(&session->host, host);
+        free_and_strdup(&peer->user, user);
+        peer->role = PEER_CLIENT;
+        peer->session = session;
+        m->n_clients++;
+        send_welcome(peer, kept);
+        session_connected(session, peer);
+        log_debug("Client %s at %s (%s)", user, connection_peer(peer->connection),
+                  kept ? "is back" : "is new");
+        return 0;
+}
+
+static int hello_operator(Peer *peer, json_object *json) {
+        const char *user;
+
+        if (json_get_string(json, "user", 64, &user) < 0 || !owner_name_is_valid(user)) {
+                peer_refuse(peer, "bad-hello", "An operator's hello needs user", NULL);
+                return 0;
+        }
+        if (free_and_strdup(&peer->user, user) < 0)
+                return -ENOMEM;
+        peer->role = PEER_OPERATOR;
+        send_welcome(peer, false);
+        return 0;
+}
+
+static void node_read_hello(Node *node, json_object *json, double cpus, uint64_t memory, const char *python,
+                            const char *software, const char *address) {
+        json_object *defaults = NULL;
+        uint64_t tasks_max = 512;
+        double default_cpus = 1;
+
+        node->mcpus = (uint32_t) (cpus * 1000 + 0.5);
+        node->memory = memory;
+        free_and_strdup(&node->python, python);
+        free_and_strdup(&node->software, software);
+        free_and_strdup(&node->address, address);
+        node->default_memory = MIB(512);
+        if (json_get_object_optional(json, "defaults", &defaults) >= 0 && defaults) {
+                (void) json_get_uint64_optional(defaults, "memory", UINT64_MAX / 4, MIB(512),
+                                                &node->default_memory);
+                (void) json_get_double_optional(defaults, "cpus", 0.01, 4096, 1, &default_cpus);
+                (void) json_get_uint64_optional(defaults, "tasks_max", 1 << 22, 512, &tasks_max);
+        }
+        node->default_mcpus = (uint32_t) (default_cpus * 1000 + 0.5);
+        node->default_tasks_max = (uint32_t) tasks_max;
+}
+
+static int hello_agent(Peer *peer, json_object *json) {
+        Manager *m = peer->manager;
+        const char *python, *name, *software;
+        Id boot_id, instance;
+        uint64_t epoch, memory;
+        double cpus;
+        Node *node;
+        int r;
+
+        if (json_get_string(json, "python", 64, &python) < 0 ||
+            json_get_string(json, "name", 64, &name) < 0 || !node_name_is_valid(name) ||
+            json_get_id(json, "boot_id", &boot_id) < 0 || json_get_id(json, "instance", &instance) < 0 ||
+            json_get_double(json, "cpus", 0.01, 4096, &cpus) < 0 ||
+            json_get_uint64(json, "memory", UINT64_MAX / 4, &memory) < 0 ||
+            json_get_uint64_optional(json, "epoch", UINT64_MAX / 2, 0, &epoch) < 0 ||
+            json_get_string_optional(json, "software", 64, "", &software) < 0) {
+                peer_refuse(peer, "bad-hello",
+                            "An agent's hello needs python, name, boot_id, instance, cpus and memory", NULL);
+                return 0;
+        }
+        if (!check_python(peer, python))
+                return 0;
+        if (epoch > m->epoch) {
+                log_error("Node %s has obeyed a master of epoch %" PRIu64 ", this one has %" PRIu64
+                          ": is another master running, or was the state directory replaced?",
+                          name, epoch, m->epoch);
+                peer_refuse(peer, "stale", "The agent has obeyed a newer master than this one", NULL);
+                return 0;
+        }
+        node = hashmap_get(m->nodes, name);
+        if (!node) {
+                r = node_new(m, name, &node);
+                if (r == -ENOSPC) {
+                        peer_refuse(peer, "busy", "There are too many nodes", NULL);
+                        return 0;
+                }
+                if (r < 0)
+                        return r;
+        } else if (node->peer) {
+                log_notice("Node %s: a newer connection from %s takes over from %s", name,
+                           connection_peer(peer->connection), connection_peer(node->peer->connection));
+                peer_evict(node->peer, "A newer connection of a node with this name took over");
+        }
+        node_read_hello(node, json, cpus, memory, python, software, connection_peer_host(peer->connection));
+        node_set_instance(node, boot_id, instance);
+        peer->role = PEER_AGENT;
+        peer->node = node;
+        send_welcome(peer, false);
+        node_connected(node, peer);
+        log_info("Node %s at %s: %g CPUs, %s of memory", name, connection_peer(peer->connection), cpus,
+                 FORMAT_BYTES(memory));
+        return 0;
+}
+
+static int peer_hello(Peer *peer, const Frame *frame) {
+        const char *role_name;
+        PeerRole role;
+
+        if (frame->type != FRAME_HELLO || !frame->json)
+                return -EPROTO;
+        if (peer->manager->stopping) {
+                peer_refuse(peer, "shutting-down", "The master is shutting down", NULL);
+                return 0;
+        }
+        if (json_get_string(frame->json, "role", 16, &role_name) < 0 ||
+            peer_role_from_string(role_name, &role) < 0) {
+                peer_refuse(peer, "bad-hello", "The hello has no role of client, agent or operator", NULL);
+                return 0;
+        }
+        if (!check_protocol(peer, frame->json))
+                return 0;
+        switch (role) {
+        case PEER_CLIENT:
+                return hello_client(peer, frame->json);
+        case PEER_AGENT:
+                return hello_agent(peer, frame->json);
+        default:
+                return hello_operator(peer, frame->json);
+        }
+}
+
+static int on_frame(Connection *c, const Frame *frame, void *userdata) {
+        Peer *peer = userdata;
+
+        if (peer->role == PEER_UNKNOWN)
+                return peer_hello(peer, frame);
+        /* Every type has a JSON part, if an empty one. */
+        if (!frame->json)
+                return frame->type == FRAME_GOODBYE && peer->role != PEER_UNKNOWN
+                               ? client_link_frame(peer, frame)
+                               : -EBADMSG;
+        switch (frame->type) {
+        case FRAME_FETCH:
+                return peer->role == PEER_OPERATOR ? -EPROTO : stream_frame_fetch(peer, frame->json);
+        case FRAME_DATA:
+                return stream_frame_data(peer, frame);
+        case FRAME_CREDIT:
+                return stream_frame_credit(peer, frame->json);
+        case FRAME_END:
+                return stream_frame_end(peer, frame->json);
+        default:
+                return peer->role == PEER_AGENT ? node_link_frame(peer, frame)
+                                                : client_link_frame(peer, frame);
+        }
+}

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "connection.h"
+#include "hashmap.h"
+#include "list.h"
+#include "memory-util.h"
+#include "types.h"
+
+typedef enum PeerRole {
+        PEER_UNKNOWN, /* has not said hello */
+        PEER_CLIENT,
+        PEER_AGENT,
+        PEER_OPERATOR,
+        _PEER_ROLE_MAX,
+} PeerRole;
+
+DEFINE_NAME_TABLE_DECLARATION(peer_role, PeerRole);
+
+/* One connection and who is behind it. */
+struct Peer {
+        Manager *manager;
+        Connection *connection;
+        PeerRole role;
+        char *user;
+        Session *session; /* a client's, until it is evicted or says goodbye */
+        Node *node;       /* an agent's, likewise */
+        ListLink link;
+        Hashmap *asked, *owned; /* number → Stream: those it asked for, those it was asked for */
+        uint64_t next_stream;   /* even */
+        unsigned n_flowing;
+        Hashmap *follows; /* query id → Follow */
+        bool heard;       /* agent: its REPORT has begun */
+};
+
+/* Takes a reference to the connection. For the listener's accept callback. */
+int peer_new(Manager *manager, Connection *connection, Peer **ret);
+
+/* Unhooks it from everything and frees it; silent. */
+Peer *peer_free(Peer *peer);
+
+extern const ConnectionHandlers PEER_HANDLERS;
+
+/* Says REFUSED and ends the connection in an orderly way. details: more members of the frame (taken), NULL.
+ */
+void peer_refuse(Peer *peer, const char *code, const char *message, json_object *details);
+/* Ends it at once. The peer is freed from the loop later. */
+void peer_close(Peer *peer, int error, const char *why);
+
+/* Another connection has taken over: unhooked from session and node, told so. */
+void peer_evict(Peer *peer, const char *message);

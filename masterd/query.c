@@ -1,0 +1,518 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "query.h"
+
+#include <errno.h>
+
+#include "batch.h"
+#include "build-config.h"
+#include "detached.h"
+#include "frame.h"
+#include "history.h"
+#include "job.h"
+#include "json-util.h"
+#include "manager.h"
+#include "node.h"
+#include "parse-util.h"
+#include "recovery.h"
+#include "session.h"
+#include "task.h"
+#include "time-util.h"
+#include "why.h"
+
+enum { TASKS_MAX = 10000, IDS_MAX = 20000, ANSWER_MAX = 768 << 10 };
+
+static const char *const query_error_table[_QUERY_ERROR_MAX] = {
+        [QUERY_OK] = "ok",
+        [QUERY_NOT_FOUND] = "not-found",
+        [QUERY_INVALID_ARGUMENT] = "invalid-argument",
+        [QUERY_NOT_ALLOWED] = "not-allowed",
+        [QUERY_FAILED] = "failed",
+};
+
+DEFINE_NAME_TABLE(query_error, QueryError, query_error_table);
+
+typedef struct Query {
+        Manager *m;
+        const QueryAsker *asker;
+        json_object *args, *result;
+        char *message;
+} Query;
+
+typedef QueryError (*QueryRun)(Query *q);
+
+static QueryError _printf_(3, 4) fail(Query *q, QueryError error, const char *format, ...) {
+        va_list arguments;
+
+        va_start(arguments, format);
+        if (vasprintf(&q->message, format, arguments) < 0)
+                q->message = NULL;
+        va_end(arguments);
+        return error;
+}
+
+int query_add_text(json_object *object, const char *key, const char *data, size_t size) {
+        _cleanup_(freep) char *text = memdup_nul(data, size);
+
+        if (!text)
+                return -ENOMEM;
+        if (!utf8_is_valid(text, size))
+                for (size_t i = 0; i < size; i++)
+                        if ((unsigned char) text[i] >= 0x80)
+                                text[i] = '?';
+        for (size_t i = 0; i < size; i++)
+                if (text[i] == '\0')
+                        text[i] = '?';
+        return json_add(object, key, json_object_new_string_len(text, (int) size));
+}
+
+static void add_time(json_object *object, const char *key, uint64_t usec) {
+        if (usec > 0)
+                (void) json_add_uint64(object, key, usec / USEC_PER_MSEC);
+        else
+                (void) json_add_null(object, key);
+}
+
+static void add_string_or_null(json_object *object, const char *key, const char *value) {
+        if (value)
+                (void) json_add_string(object, key, value);
+        else
+                (void) json_add_null(object, key);
+}
+
+static QueryError query_version(Query *q) {
+        (void) json_add_string(q->result, "software", CLUPY_VERSION);
+        (void) json_add_uint64(q->result, "protocol", FRAME_PROTOCOL_VERSION);
+        (void) json_add_string(q->result, "python", CLUPY_PYTHON_VERSION);
+        (void) json_add_uint64(q->result, "epoch", q->m->epoch);
+        return QUERY_OK;
+}
+
+static void add_nodes_summary(Query *q) {
+        uint64_t memory = 0, memory_used = 0, mcpus = 0, mcpus_used = 0;
+        unsigned n[_NODE_STATE_MAX] = { 0 };
+        json_object *nodes;
+        Node *node;
+
+        HASHMAP_FOREACH(node, q->m->nodes) {
+                n[node->state]++;
+                if (node->state == NODE_LOST || !node->known)
+                        continue;
+                mcpus += node->mcpus;
+                mcpus_used += node->mcpus_used;
+                memory += node->memory;
+                memory_used += node->memory_used + node->unreleased;
+        }
+        if (json_add_new_object(q->result, "nodes", &nodes) < 0)
+                return;
+        (void) json_add_uint64(nodes, "ready", n[NODE_READY]);
+        (void) json_add_uint64(nodes, "suspect", n[NODE_SUSPECT] + n[NODE_REPORTING]);
+        (void) json_add_uint64(nodes, "lost", n[NODE_LOST]);
+        (void) json_add_uint64(nodes, "drained", n[NODE_DRAINED] + n[NODE_DRAINING]);
+        (void) json_add_double(q->result, "cpus", (double) mcpus / 1000.0);
+        (void) json_add_double(q->result, "cpus_used", (double) mcpus_used / 1000.0);
+        (void) json_add_uint64(q->result, "memory", memory);
+        (void) json_add_uint64(q->result, "memory_used", memory_used);
+}
+
+static QueryError query_status(Query *q) {
+        Manager *m = q->m;
+        json_object *list, *tasks;
+        uint64_t until = 0;
+        bool recovering = !list_is_empty(&m->waiting) && recovery_is_pending(m, &until);
+
+        (void) json_add_string(q->result, "version", CLUPY_VERSION);
+        (void) json_add_uint64(q->result, "epoch", m->epoch);
+        add_time(q->result, "started_at", m->started_at);
+        (void) json_add_bool(q->result, "insecure", m->config->insecure);
+        if (json_add_new_array(q->result, "warnings", &list) < 0)
+                return QUERY_FAILED;
+        for (char **s = m->config->warnings; s && *s; s++)
+                (void) json_append_string(list, *s);
+        (void) json_add_string(q->result, "python", CLUPY_PYTHON_VERSION);
+        if (json_add_new_array(q->result, "listen", &list) < 0)
+                return QUERY_FAILED;
+        for (size_t i = 0; i < m->n_listeners; i++)
+                (void) json_append_string(list, listener_address(m->listeners[i]));
+        add_nodes_summary(q);
+        (void) json_add_uint64(q->result, "clients", m->n_clients);
+        if (json_add_new_object(q->result, "tasks", &tasks) < 0)
+                return QUERY_FAILED;
+        for (TaskState s = TASK_WAITING; s <= TASK_FROZEN; s++)
+                (void) json_add_uint64(tasks, task_state_to_string(s), m->n_state[s]);
+        (void) json_add_uint64(tasks, "ended", m->n_ended);
+        (void) json_add_uint64(tasks, "failed", m->n_failed);
+        (void) json_add_bool(q->result, "recovering", recovering);
+        if (recovering)
+                add_time(q->result, "recovering_until",
+                         now_usec(CLOCK_REALTIME) + usec_sub(until, manager_now(m)));
+        else
+                (void) json_add_null(q->result, "recovering_until");
+        return QUERY_OK;
+}
+
+static int add_node(Manager *m, json_object *array, const Node *node) {
+        uint64_t now = manager_now(m), lease_end = node->heartbeat_at + m->config->lease;
+        json_object *e;
+        char hex[ID_HEX_SIZE];
+
+        if (json_append_new_object(array, &e) < 0)
+                return -ENOMEM;
+        (void) json_add_string(e, "name", node->name);
+        (void) json_add_string(e, "state", node_state_to_string(node->state));
+        (void) json_add_string(e, "address", strempty(node->address));
+        (void) json_add_string(e, "python", strempty(node->python));
+        (void) json_add_string(e, "software", strempty(node->software));
+        (void) json_add_string(e, "boot_id", id_to_hex(node->boot_id, hex));
+        (void) json_add_double(e, "cpus", node->mcpus / 1000.0);
+        (void) json_add_double(e, "cpus_used", node->mcpus_used / 1000.0);
+        (void) json_add_uint64(e, "memory", node->memory);
+        (void) json_add_uint64(e, "memory_used", node->memory_used);
+        (void) json_add_uint64(e, "unreleased", node->unreleased);
+        (void) json_add_uint64(e, "running", node->n_charged);
+        (void) json_add_double(e, "load", node->load);
+        (void) json_add_uint64(e, "last_heartbeat_ms", usec_sub(now, node->heartbeat_at) / USEC_PER_MSEC);
+        (void) json_add_uint64(e, "lease_left_ms", usec_sub(lease_end, now) / USEC_PER_MSEC);
+        add_time(e, "connected_at", node->connected_at);
+        return 0;
+}
+
+static int node_by_name(const void *left, const void *right) {
+        return strcmp((*(Node *const *) left)->name, (*(Node *const *) right)->name);
+}
+
+static QueryError query_nodes(Query *q) {
+        _cleanup_(freep) Node **nodes = newn0(Node *, hashmap_size(q->m->nodes) + 1);
+        json_object *array;
+        size_t n = 0;
+        Node *node;
+
+        if (!nodes || json_add_new_array(q->result, "nodes", &array) < 0)
+                return QUERY_FAILED;
+        HASHMAP_FOREACH(node, q->m->nodes)
+        nodes[n++] = node;
+        qsort(nodes, n, sizeof(*nodes), node_by_name);
+        for (size_t i = 0; i < n; i++)
+                if (add_node(q->m, array, nodes[i]) < 0)
+                        return QUERY_FAILED;
+        return QUERY_OK;
+}
+
+/* A TASKROW. */
+static void fill_task(Manager *m, json_object *e, const TaskView *view) {
+        _cleanup_(freep) char *why = view->task ? why_waiting(m, view->task) : NULL;
+        char hex[ID_HEX_SIZE];
+
+        (void) json_add_string(e, "id", id_to_hex(view->id, hex));
+        (void) json_add_string(e, "name", view->name);
+        (void) json_add_string(e, "job", id_to_hex(view->job, hex));
+        (void) json_add_string(e, "owner", view->owner);
+        (void) json_add_string(e, "state", view->state);
+        add_string_or_null(e, "node", view->node);
+        add_string_or_null(e, "unit", view->unit);
+        (void) json_add_uint64(e, "attempt", view->attempt);
+        (void) json_add_uint64(e, "attempts", view->attempt);
+        (void) json_add_int64(e, "priority", view->priority);
+        (void) json_add_double(e, "cpus", view->mcpus / 1000.0);
+        (void) json_add_uint64(e, "memory", view->memory);
+        add_time(e, "queued_at", view->queued_at);
+        add_time(e, "started_at", view->started_at);
+        add_time(e, "ended_at", view->ended_at);
+        add_string_or_null(e, "why_waiting", why);
+        (void) json_add_raw(e, "outcome", view->outcome);
+        (void) json_add_raw(e, "progress", view->progress);
+}
+
+typedef struct TaskFilter {
+        const char *state, *owner, *node, *job;
+        uint64_t limit, total;
+        size_t bytes; /* about, of what is in the array: an answer is one frame */
+        json_object *array;
+} TaskFilter;
+
+static void filter_task(Query *q, TaskFilter *f, const TaskView *view) {
+        json_object *e;
+
+        if ((f->state && !streq(f->state, view->state)) || (f->owner && !streq(f->owner, view->owner)) ||
+            (f->node && !streq_ptr(f->node, view->node)) ||
+            (f->job && !startswith(ID_HEX(view->job), f->job) && !streq(f->job, view->name)))
+                return;
+        f->total++;
+        if (f->total > f->limit || f->bytes > ANSWER_MAX || json_append_new_object(f->array, &e) < 0)
+                return;
+        fill_task(q->m, e, view);
+        f->bytes += 640 + strlen(view->name) + strlen(strempty(view->outcome)) +
+                    strlen(strempty(view->progress));
+}
+
+static QueryError query_tasks(Query *q) {
+        TaskFilter f = { 0 };
+        TaskView view;
+        bool ended;
+        Task *task;
+
+        if (json_get_string_optional(q->args, "state", 16, NULL, &f.state) < 0 ||
+            json_get_string_optional(q->args, "owner", 64, NULL, &f.owner) < 0 ||
+            json_get_string_optional(q->args, "node", 64, NULL, &f.node) < 0 ||
+            json_get_string_optional(q->args, "job", JOB_NAME_MAX, NULL, &f.job) < 0 ||
+            json_get_uint64_optional(q->args, "limit", TASKS_MAX, 100, &f.limit) < 0 ||
+            json_get_bool_optional(q->args, "ended", false, &ended) < 0)
+                return fail(q, QUERY_INVALID_ARGUMENT,
+                            "state, owner, node and job are strings, limit is a number up to %d, ended a "
+                            "boolean",
+                            TASKS_MAX);
+        if (f.state && streq(f.state, "ended"))
+                ended = true;
+        if (json_add_new_array(q->result, "tasks", &f.array) < 0)
+                return QUERY_FAILED;
+        HASHMAP_FOREACH(task, q->m->tasks) {
+                if (!ended && !task_is_unfinished(task))
+                        continue;
+                task_view(task, &view);
+                filter_task(q, &f, &view);
+        }
+        /* The latest first. */
+        if (ended) {
+                ListLink *list = history_list(q->m->history);
+
+                for (ListLink *link = list->previous; link != list; link = link->previous) {
+                        history_view(LIST_ENTRY(HistoryEntry, link, link), &view);
+                        filter_task(q, &f, &view);
+                }
+        }
+        (void) json_add_uint64(q->result, "total", f.total);
+        return QUERY_OK;
+}
+
+/* The task that args.id names. */
+static QueryError find(Query *q, TaskView *ret) {
+        const char *hex;
+        int r;
+
+        if (json_get_string(q->args, "id", ID_HEX_SIZE - 1, &hex) < 0)
+                return fail(q, QUERY_INVALID_ARGUMENT, "id: expected a task's id or the beginning of one");
+        r = task_find(q->m, hex, ret);
+        if (r == -EINVAL)
+                return fail(
+                        q, QUERY_INVALID_ARGUMENT,
+                        "'%s' is not a task's id: expected 32 hexadecimal digits, or at least the first 4",
+                        hex);
+        if (r == -ENOTUNIQ)
+                return fail(q, QUERY_INVALID_ARGUMENT,
+                            "More than one task's id begins with %s: give more digits", hex);
+        if (r < 0)
+                return fail(q, QUERY_NOT_FOUND,
+                            "No task %s here (the last %u ended ones are remembered): `clupyctl tasks "
+                            "--ended` lists them",
+                            hex, q->m->config->history);
+        return QUERY_OK;
+}
+
+static QueryError query_task(Query *q) {
+        json_object *runs;
+        TaskView view;
+        QueryError error;
+
+        error = find(q, &view);
+        if (error != QUERY_OK)
+                return error;
+        fill_task(q->m, q->result, &view);
+        (void) json_add_raw(q->result, "receipt", view.receipt);
+        if (json_add_new_array(q->result, "history", &runs) < 0)
+                return QUERY_FAILED;
+        for (unsigned i = 0; i < view.n_runs; i++) {
+                const TaskRun *run = view.runs + i;
+                json_object *e;
+
+                if (json_append_new_object(runs, &e) < 0)
+                        return QUERY_FAILED;
+                (void) json_add_uint64(e, "attempt", run->attempt);
+                add_string_or_null(e, "node", run->node);
+                add_string_or_null(e, "unit", run->unit);
+                (void) json_add_string(e, "outcome", outcome_kind_to_string(run->outcome) ?: "none");
+                add_time(e, "started_at", run->started_at);
+                add_time(e, "ended_at", run->ended_at);
+        }
+        (void) json_add_uint64(q->result, "log_bytes", view.log ? view.log->end : 0);
+        return QUERY_OK;
+}
+
+static QueryError query_why(Query *q) {
+        _cleanup_(freep) char *sentence = NULL;
+        TaskView view;
+        QueryError error;
+
+        error = find(q, &view);
+        if (error != QUERY_OK)
+                return error;
+        sentence = why_sentence(q->m, &view);
+        (void) json_add_string(q->result, "id", ID_HEX(view.id));
+        (void) json_add_string(q->result, "state", view.state);
+        (void) json_add_raw(q->result, "outcome", view.outcome);
+        (void) json_add_string(q->result, "sentence", strempty(sentence));
+        return QUERY_OK;
+}
+
+static QueryError query_logs(Query *q) {
+        uint64_t offset, end;
+        const char *data;
+        TaskView view;
+        QueryError error;
+        size_t size;
+
+        if (json_get_uint64_optional(q->args, "offset", UINT64_MAX / 2, 0, &offset) < 0)
+                return fail(q, QUERY_INVALID_ARGUMENT, "offset: expected a number of bytes");
+        error = find(q, &view);
+        if (error != QUERY_OK)
+                return error;
+        size = log_tail_read(view.log, offset, &data, &end);
+        if (query_add_text(q->result, "text", data, size) < 0)
+                return QUERY_FAILED;
+        (void) json_add_uint64(q->result, "offset", end);
+        (void) json_add_bool(q->result, "ended", !view.task || !task_is_unfinished(view.task));
+        return QUERY_OK;
+}
+
+static bool may_manage(const Query *q, const char *owner) {
+        return q->asker->privileged || (owner && q->asker->user && streq(q->asker->user, owner));
+}
+
+static QueryError cancel_one(Query *q, Task *task, const char *by, json_object *cancelled) {
+        if (!may_manage(q, task->session->user))
+                return fail(q, QUERY_NOT_ALLOWED, "Task %s is %s's: only its owner and root may cancel it",
+                            ID_HEX(task->id), task->session->user);
+        if (!task_is_unfinished(task))
+                return QUERY_OK;
+        task_cancel(task, by);
+        (void) json_append_id(cancelled, task->id);
+        return QUERY_OK;
+}
+
+static QueryError query_cancel(Query *q) {
+        json_object *ids = NULL, *cancelled;
+        const char *job, *by;
+        QueryError error;
+        TaskView view;
+        Task *task;
+
+        if (json_get_array_optional(q->args, "ids", IDS_MAX, &ids) < 0 ||
+            json_get_string_optional(q->args, "job", ID_HEX_SIZE - 1, NULL, &job) < 0 ||
+            json_get_string_optional(q->args, "by", 64, strempty(q->asker->user), &by) < 0 || (!ids && !job))
+                return fail(q, QUERY_INVALID_ARGUMENT,
+                            "Expected ids, a list of task ids, or job, a job's id");
+        /* Nobody cancels in another's name. */
+        if (!q->asker->privileged)
+                by = strempty(q->asker->user);
+        if (json_add_new_array(q->result, "cancelled", &cancelled) < 0)
+                return QUERY_FAILED;
+        for (size_t i = 0; ids && i < json_object_array_length(ids); i++) {
+                const char *hex = json_object_get_string(json_object_array_get_idx(ids, i));
+                int r = hex ? task_find(q->m, hex, &view) : -EINVAL;
+
+                if (r < 0)
+                        return fail(q, r == -ENOENT ? QUERY_NOT_FOUND : QUERY_INVALID_ARGUMENT,
+                                    r == -ENOENT ? "No task %s here" : "'%s' does not name one task",
+                                    strempty(hex));
+                if (!view.task)
+                        continue;
+                error = cancel_one(q, view.task, by, cancelled);
+                if (error != QUERY_OK)
+                        return error;
+        }
+        if (job)
+                HASHMAP_FOREACH(task, q->m->tasks) {
+                        if (!startswith(ID_HEX(task->job->id), job))
+                                continue;
+                        error = cancel_one(q, task, by, cancelled);
+                        if (error != QUERY_OK)
+                                return error;
+                }
+        return QUERY_OK;
+}
+
+static QueryError set_drain(Query *q, bool drain) {
+        const char *name;
+        Node *node;
+
+        if (json_get_string(q->args, "node", 64, &name) < 0)
+                return fail(q, QUERY_INVALID_ARGUMENT, "node: expected a node's name");
+        node = hashmap_get(q->m->nodes, name);
+        if (!node)
+                return fail(q, QUERY_NOT_FOUND, "There is no node %s: `clupyctl nodes` lists them", name);
+        if (!q->asker->privileged)
+                return fail(q, QUERY_NOT_ALLOWED, "Only root may take nodes out of service and back");
+        node_set_drain(node, drain);
+        (void) json_add_string(q->result, "node", node->name);
+        (void) json_add_string(q->result, "state", node_state_to_string(node->state));
+        (void) json_add_uint64(q->result, "running", node->n_charged);
+        return QUERY_OK;
+}
+
+static QueryError query_drain(Query *q) {
+        return set_drain(q, true);
+}
+
+static QueryError query_undrain(Query *q) {
+        return set_drain(q, false);
+}
+
+static QueryError query_attach(Query *q) {
+        Task *task = NULL;
+        Id id;
+
+        if (json_get_id(q->args, "id", &id) < 0)
+                return fail(q, QUERY_INVALID_ARGUMENT, "id: expected the whole id of a detached task");
+        if (!q->asker->session)
+                return fail(q, QUERY_NOT_ALLOWED, "Only clients can attach");
+        task = manager_task(q->m, id);
+        if (!task || !task->detached || !streq(task->session->user, q->asker->user))
+                return fail(q, QUERY_NOT_FOUND, "There is no detached task %s of %s", ID_HEX(id),
+                            q->asker->user);
+        if (detached_attach(task, q->asker->session) < 0)
+                return QUERY_FAILED;
+        (void) json_add_id(q->result, "id", id);
+        (void) json_add_string(q->result, "state", task_state_to_string(task->state));
+        (void) json_add_string(q->result, "name", task->job->name);
+        return QUERY_OK;
+}
+
+static const struct {
+        const char *name;
+        QueryRun run;
+        bool read_only;
+} verbs[] = {
+        { "version", query_version, true }, { "status", query_status, true },
+        { "nodes", query_nodes, true },     { "tasks", query_tasks, true },
+        { "task", query_task, true },       { "why", query_why, true },
+        { "logs", query_logs, true },       { "cancel", query_cancel, false },
+        { "drain", query_drain, false },    { "undrain", query_undrain, false },
+        { "attach", query_attach, false },
+};
+
+bool query_is_read_only(const char *verb) {
+        for (size_t i = 0; i < ELEMENTSOF(verbs); i++)
+                if (streq(verbs[i].name, verb))
+                        return verbs[i].read_only;
+        return true;
+}
+
+QueryError query_run(Manager *m, const QueryAsker *asker, const char *verb, json_object *args,
+                     json_object **ret_result, char **ret_message) {
+        Query q = { .m = m, .asker = asker, .args = args };
+        QueryError error;
+
+        if (json_new_object(&q.result) < 0)
+                return QUERY_FAILED;
+        error = fail(&q, QUERY_INVALID_ARGUMENT, "There is no verb '%s'", verb);
+        for (size_t i = 0; i < ELEMENTSOF(verbs); i++)
+                if (streq(verbs[i].name, verb)) {
+                        q.message = mfree(q.message);
+                        error = verbs[i].run(&q);
+                        break;
+                }
+        if (error == QUERY_OK)
+                *ret_result = q.result;
+        else
+                json_put(q.result);
+        *ret_message = q.message;
+        return error;
+}

@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "why.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+
+#include "job.h"
+#include "json-util.h"
+#include "log.h"
+#include "manager.h"
+#include "node.h"
+#include "parse-util.h"
+#include "recovery.h"
+#include "scheduler.h"
+#include "session.h"
+#include "task.h"
+#include "time-util.h"
+
+enum { TEXT_MAX = 400 };
+
+/* "2", "0.5" */
+static const char *cpus_text(uint32_t mcpus, char buffer[static 16]) {
+        snprintf(buffer, 16, "%g", mcpus / 1000.0);
+        return buffer;
+}
+#define CPUS_TEXT(mcpus) cpus_text((mcpus), (char[16]){ 0 })
+
+static const char *s_if_many(uint64_t n) {
+        return n == 1 ? "" : "s";
+}
+
+typedef struct Largest {
+        unsigned n, n_ready, n_suspect, n_lost, n_drained, n_resting;
+        Node *cpus, *memory;
+        bool fits; /* one node could hold it when empty */
+} Largest;
+
+static Largest nodes_for(Manager *m, const Job *job) {
+        Largest l = { 0 };
+        Node *node;
+
+        HASHMAP_FOREACH(node, m->nodes) {
+                l.n++;
+                switch (node->state) {
+                case NODE_READY:
+                        l.n_ready++;
+                        break;
+                case NODE_LOST:
+                        l.n_lost++;
+                        continue;
+                case NODE_DRAINING:
+                case NODE_DRAINED:
+                        l.n_drained++;
+                        break;
+                default:
+                        l.n_suspect++;
+                        break;
+                }
+                if (node->rest_until > manager_now(m))
+                        l.n_resting++;
+                if (!l.cpus || node->mcpus > l.cpus->mcpus)
+                        l.cpus = node;
+                if (!l.memory || node_memory_capacity(node) > node_memory_capacity(l.memory))
+                        l.memory = node;
+                if (job_mcpus(job, node) <= node->mcpus &&
+                    job_memory(job, node) <= node_memory_capacity(node))
+                        l.fits = true;
+        }
+        return l;
+}
+
+/* The nodes are large enough, but none has room now. */
+static char *why_busy(Manager *m, const Task *task, const Largest *l) {
+        const Job *job = task->job;
+        uint64_t ahead = 0;
+        Node *node;
+        bool cpus = false, memory = false, unreleased = false;
+        Job *other;
+
+        HASHMAP_FOREACH(node, m->nodes) {
+                if (node->state != NODE_READY)
+                        continue;
+                if (job_mcpus(job, node) > node_mcpus_free(node))
+                        cpus = true;
+                if (job_memory(job, node) > node_memory_free(node)) {
+                        memory = true;
+                        unreleased = unreleased || node->unreleased > 0;
+                }
+        }
+        if (job->server_count > 0 && job_places_held((Job *) job) >= job->server_count && !cpus && !memory)
+                return strformat("its job is bound to %u node%s (server_count), which have no room",
+                                 job->server_count, s_if_many(job->server_count));
+        HASHMAP_FOREACH(other, task->session->jobs)
+        if (other != job && other->priority >= job->priority)
+                ahead += other->n_queued;
+        LIST_FOREACH(Task, t, in_queue, &job->queue)
+        if (t->sequence < task->sequence)
+                ahead++;
+        if (ahead > 0)
+                return strformat("%s of the %u ready node%s is taken, and %" PRIu64
+                                 " call%s of %s go%s first",
+                                 cpus ? "every CPU" : "the memory", l->n_ready, s_if_many(l->n_ready), ahead,
+                                 s_if_many(ahead), task->session->user, ahead == 1 ? "es" : "");
+        if (memory && !cpus)
+                return strformat("none of the %u ready node%s has enough memory free%s", l->n_ready,
+                                 s_if_many(l->n_ready),
+                                 unreleased ? " (results that wait to be fetched take some of it)" : "");
+        return strformat("none of the %u ready node%s has enough CPUs free; it is next in its queue",
+                         l->n_ready, s_if_many(l->n_ready));
+}
+
+char *why_waiting(Manager *m, const Task *task) {
+        const Job *job = task->job;
+        Largest l = nodes_for(m, job);
+
+        if (task->state == TASK_WAITING) {
+                uint64_t until, now = manager_now(m);
+
+                (void) recovery_is_pending(m, &until);
+                return strformat("the master restarted or a node is out of reach: it waits up to %s for the "
+                                 "nodes to say "
+                                 "whether one of them runs it already",
+                                 FORMAT_DURATION(usec_sub(until, now)));
+        }
+        if (task->state != TASK_QUEUED)
+                return NULL;
+        if (l.n == 0)
+                return strdup("no node has ever connected: start clupy-agent on a machine, with `master:` "
+                              "naming this "
+                              "one");
+        if (l.n_lost == l.n)
+                return strformat("all %u known nodes are lost: look at clupy-agent on them", l.n);
+        if (!l.fits && job->mcpus > 0 && job->mcpus > l.cpus->mcpus)
+                return strformat("no node has %s CPUs: the largest, %s, has %s", CPUS_TEXT(job->mcpus),
+                                 l.cpus->name, CPUS_TEXT(l.cpus->mcpus));
+        if (!l.fits && job->memory > node_memory_capacity(l.memory))
+                return strformat("no node has %s of memory: the largest, %s, has %s",
+                                 FORMAT_BYTES(job->memory), l.memory->name,
+                                 FORMAT_BYTES(node_memory_capacity(l.memory)));
+        if (!l.fits)
+                return strformat("no node has both %s CPUs and %s of memory",
+                                 CPUS_TEXT(job_mcpus(job, l.cpus)), FORMAT_BYTES(job_memory(job, l.memory)));
+        if (l.n_ready == 0)
+                return strformat("no node is ready (%u suspect, %u drained, %u lost)", l.n_suspect,
+                                 l.n_drained, l.n_lost);
+        if (task->delay_index != PRIOQ_NONE)
+                return strformat(
+                        "it failed %u times because of the infrastructure and waits %s before it is tried "
+                        "again",
+                        task->failures, FORMAT_DURATION(usec_sub(task->not_before, manager_now(m))));
+        if (l.n_resting == l.n_ready)
+                return strdup("the ready nodes failed to run several tasks in a row and are given a rest: "
+                              "look at their "
+                              "clupy-launcher");
+        return why_busy(m, task, &l);
+}
+
+static uint64_t number(json_object *object, const char *key) {
+        uint64_t value = 0;
+
+        (void) json_get_uint64_optional(object, key, UINT64_MAX / 2, 0, &value);
+        return value;
+}
+
+static char *text(json_object *object, const char *key) {
+        const char *value = NULL;
+
+        (void) json_get_string_optional(object, key, TASK_OUTCOME_MAX, NULL, &value);
+        return value ? text_for_message(value, TEXT_MAX) : NULL;
+}
+
+/* The last line of an installer's log says most. */
+static const char *last_line(const char *s) {
+        const char *line = s ? strrchr(s, '\n') : NULL;
+
+        return line && line[1] ? line + 1 : s;
+}
+
+/* What happened, without where. */
+static char *why_ended(const TaskView *view, json_object *outcome, json_object *receipt) {
+        _cleanup_(freep) char *name = text(outcome, "name"), *message = text(outcome, "message"),
+                              *by = text(outcome, "by"), *log = text(outcome, "log");
+
+        switch (view->kind) {
+        case OUTCOME_VALUE:
+                return strdup("returned a value");
+        case OUTCOME_EXCEPTION:
+                return strdup("raised an exception, which its client has with its traceback");
+        case OUTCOME_EXIT:
+                return strformat("its process ended by itself with status %" PRIu64
+                                 " before there was a result: look for sys.exit() or os._exit() in it",
+                                 number(outcome, "status"));
+        case OUTCOME_MEMORY:
+                return strformat("went over its memory limit of %s (peak %s): ask for more with "
+                                 "memory=\"%s\", or have it "
+                                 "hold less",
+                                 FORMAT_BYTES(number(outcome, "limit")),
+                                 FORMAT_BYTES(number(outcome, "peak")),
+                                 FORMAT_BYTES(2 * number(outcome, "limit")));
+        case OUTCOME_CPU_TIME:
+                return strformat("used up its CPU time of %s",
+                                 FORMAT_DURATION(number(outcome, "limit_ms") * USEC_PER_MSEC));
+        case OUTCOME_TIMEOUT:
+                return strformat("ran longer than its timeout of %s (it had used %s of CPU): raise "
+                                 "timeout=, or look where "
+                                 "it waits with `clupyctl logs`",
+                                 FORMAT_DURATION(number(outcome, "limit_ms") * USEC_PER_MSEC),
+                                 FORMAT_DURATION(number(receipt, "cpu_us")));
+        case OUTCOME_DEADLINE:
+                return strformat("had no result by its deadline of %s after it was submitted%s",
+                                 FORMAT_DURATION(number(outcome, "limit_ms") * USEC_PER_MSEC),
+                                 view->started_at ? "" : "; it never started, for want of room");
+        case OUTCOME_DISK:
+                return strformat("filled its /tmp of %s", FORMAT_BYTES(number(outcome, "limit")));
+        case OUTCOME_SYSCALL:
+                return strformat("made the system call %s, which its seccomp policy refuses",
+                                 strempty(name));
+        case OUTCOME_SIGNAL:
+                return strformat("was ended by %s%s", strempty(name),
+                                 streq_ptr(name, "SIGSEGV") || streq_ptr(name, "SIGABRT") ||
+                                                 streq_ptr(name, "SIGBUS")
+                                         ? ": a crash in native code"
+                                         : "");
+        case OUTCOME_CANCELLED:
+                return strformat("was cancelled by %s", isempty(by) ? "its client" : by);
+        case OUTCOME_ENVIRONMENT:
+                return strformat("its environment could not be built: %s", strempty(last_line(log)));
+        case OUTCOME_RESULT_PICKLING:
+                return strformat("ran well, but its result cannot be sent: %s (%s)", strempty(name),
+                                 strempty(message));
+        case OUTCOME_NODE_LOST:
+                return strformat(
+                        "was given up after %u attempt%s, none of which its node could finish%s%s: see "
+                        "`clupyctl nodes`, or allow more with retries=",
+                        view->attempt, s_if_many(view->attempt), message ? "; the last: " : "",
+                        strempty(message));
+        case OUTCOME_REFUSED:
+                return strformat("was refused: %s", strempty(message));
+        default:
+                return strformat("ended: %s", outcome_kind_to_string(view->kind));
+        }
+}
+
+char *why_sentence(Manager *m, const TaskView *view) {
+        _cleanup_(json_putp) json_object *outcome = NULL, *receipt = NULL;
+        _cleanup_(freep) char *what = NULL, *where = NULL;
+
+        if (view->task && task_is_unfinished(view->task)) {
+                _cleanup_(freep) char *reason = why_waiting(m, view->task);
+                Attempt *attempt = view->task->current;
+
+                if (reason)
+                        return strformat("%s of %s is %s: %s.", view->name, view->owner, view->state,
+                                         reason);
+                if (attempt && !attempt->node->peer)
+                        return strformat(
+                                "%s of %s was running on %s, which is out of reach; if it stays away it is "
+                                "run "
+                                "elsewhere in %s.",
+                                view->name, view->owner, attempt->node->name,
+                                FORMAT_DURATION(usec_sub(attempt->node->heartbeat_at + m->config->lease +
+                                                                 m->config->lease_margin,
+                                                         manager_now(m))));
+                return strformat("%s of %s is %s on %s%s%s%s.", view->name, view->owner, view->state,
+                                 strempty(view->node), view->unit ? " in " : "", strempty(view->unit),
+                                 view->task->cancelled_by ? " and being cancelled" : "");
+        }
+        if (view->outcome)
+                (void) json_parse_strict_object(view->outcome, strlen(view->outcome), JSON_DEPTH_MAX,
+                                                &outcome);
+        if (view->receipt)
+                (void) json_parse_strict_object(view->receipt, strlen(view->receipt), JSON_DEPTH_MAX,
+                                                &receipt);
+        if (!outcome && json_new_object(&outcome) < 0)
+                return NULL;
+        if (!receipt && json_new_object(&receipt) < 0)
+                return NULL;
+        what = why_ended(view, outcome, receipt);
+        if (!what)
+                return NULL;
+        if (view->node)
+                where = strformat(" It ran on %s%s%s.", view->node, view->unit ? " in " : "",
+                                  strempty(view->unit));
+        return strformat("%s of %s %s.%s", view->name, view->owner, what, strempty(where));
+}
+
+void why_log(Task *task) {
+        _cleanup_(freep) char *sentence = NULL;
+        TaskView view;
+
+        task_view(task, &view);
+        sentence = why_sentence(task->manager, &view);
+        log_struct(LOG_NOTICE, log_field("MESSAGE=%s", strempty(sentence)),
+                   log_field("MESSAGE_ID=" WHY_MESSAGE_ID), log_field("CLUPY_TASK_ID=%s", ID_HEX(task->id)),
+                   log_field("CLUPY_JOB_ID=%s", ID_HEX(task->job->id)),
+                   log_field("CLUPY_OWNER=%s", task->session->user),
+                   log_field("CLUPY_OUTCOME=%s", outcome_kind_to_string(task->outcome_kind)),
+                   log_field("CLUPY_NODE=%s", strempty(task->node_name)),
+                   log_field("CLUPY_UNIT=%s", strempty(task->unit)),
+                   log_field("CLUPY_ATTEMPT=%u", task->attempt));
+}
