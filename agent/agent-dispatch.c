@@ -20,8 +20,8 @@ enum {
         TEXT_SIZE = 256,
 };
 #define MEMORY_LEAST MIB(16)
-#define BYTES_MOST (UINT64_C(1) << 60)
-#define MSEC_MOST (UINT64_C(1) << 50)
+#define BYTES_MOST (UINT64_C(1) << 50)
+#define MSEC_MOST (UINT64_C(1) << 41) /* 69 years */
 #define CPUS_LEAST 0.01
 #define CPUS_MOST 4096.0
 #define CANCEL_GRACE_USEC (5 * USEC_PER_SEC)
@@ -198,13 +198,15 @@ static int attempt_fill(Attempt *a, const Order *o) {
         start->key.host_network = streq(o->network, "host");
         memcpy(start->job, o->job.bytes, sizeof(start->job));
         memcpy(start->session, o->session.bytes, sizeof(start->session));
-        copy_name(start->name, sizeof(start->name), o->name);
+        copy_name(start->name, sizeof(start->name), a->name);
         start->epoch = o->epoch;
         start->memory_max = o->memory;
         start->cpu_quota_usec = a->cpu_quota_usec;
         start->timeout_usec = o->timeout_ms * USEC_PER_MSEC;
-        if (o->deadline_ms != UINT64_MAX)
-                start->deadline_usec = usec_add(now_usec(CLOCK_BOOTTIME), o->deadline_ms * USEC_PER_MSEC);
+        if (o->deadline_ms != UINT64_MAX) {
+                a->deadline_usec = o->deadline_ms * USEC_PER_MSEC;
+                start->deadline_usec = now_usec(CLOCK_BOOTTIME) + a->deadline_usec;
+        }
         start->tmp_max = a->agent->config->task_tmp;
         start->tasks_max = (uint32_t) o->tasks_max;
         start->cpus = (uint32_t) MAX(o->cpus, 1.0);
@@ -555,7 +557,9 @@ static int attempt_stop(Attempt *a, OutcomeKind why, const char *by) {
         /* A stronger reason replaces a weaker one: superseded means that nobody waits for it any more. */
         if (a->stop_why == OUTCOME_SUPERSEDED)
                 return 0;
-        if (free_and_strdup(&a->stop_by, by) < 0)
+        free(a->stop_by);
+        a->stop_by = text_for_message(by, OWNER_NAME_MAX - 1);
+        if (!a->stop_by)
                 return -ENOMEM;
         a->stop_why = why;
         agent_stop_attempt(a);

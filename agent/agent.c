@@ -175,6 +175,9 @@ static int on_ended(Agent *agent, const LauncherEvent *event, int *fd) {
                 free(end);
                 return 0;
         }
+        /* The launcher knows only a point of its machine's clock. */
+        if (end->kind == OUTCOME_DEADLINE)
+                end->limit = a->deadline_usec;
         attempt_finish(a, end, *fd, *fd >= 0 ? event->info.result_size : 0);
         *fd = -EBADF;
         return 0;

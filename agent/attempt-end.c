@@ -47,18 +47,6 @@ int attempt_end_new_local(OutcomeKind kind, const char *detail, AttemptEnd **ret
         return attempt_end_allocate(kind, detail, ret);
 }
 
-/* "what: the sentence" as the launcher writes the two. */
-static int add_name_and_message(json_object *object, const char *detail) {
-        const char *colon = strstr(detail, ": ");
-        _cleanup_(freep) char *name = memdup_nul(detail, colon ? (size_t) (colon - detail) : 0);
-        int r;
-
-        if (!name)
-                return -ENOMEM;
-        r = json_add_string(object, "name", name);
-        return r < 0 ? r : json_add_string(object, "message", colon ? colon + 2 : detail);
-}
-
 int attempt_end_to_json(const AttemptEnd *end, json_object **ret) {
         _cleanup_(json_putp) json_object *object = NULL;
         int r;
@@ -99,7 +87,9 @@ int attempt_end_to_json(const AttemptEnd *end, json_object **ret) {
                 r = json_add_string(object, "log", end->detail);
                 break;
         case OUTCOME_RESULT_PICKLING:
-                r = add_name_and_message(object, end->detail);
+                r = json_add_string(object, "name", end->detail);
+                if (r >= 0)
+                        r = json_add_string(object, "message", "a value of this type cannot be pickled");
                 break;
         case OUTCOME_REFUSED:
         case OUTCOME_INFRASTRUCTURE:

@@ -54,7 +54,8 @@ typedef struct Attempt {
         Id job, session;
         uint64_t epoch;
         uint64_t memory_max, cpu_quota_usec;
-        char *unit; /* NULL until it is known */
+        uint64_t deadline_usec; /* left when it was ordered; 0: none, or ordered through a former agent */
+        char *unit;             /* NULL until it is known */
         uint32_t pid, uid;
         bool warm;
         bool in_launcher; /* it has the attempt in its table, as far as we know */

@@ -133,9 +133,9 @@ static void test_outcomes(void **state) {
         strcpy(e.info.detail, "alice");
         assert_outcome(&e, "{\"kind\":\"cancelled\",\"by\":\"alice\"}");
         e.info.outcome = OUTCOME_RESULT_PICKLING;
-        strcpy(e.info.detail, "lock: cannot pickle it");
-        assert_outcome(&e,
-                       "{\"kind\":\"result-pickling\",\"name\":\"lock\",\"message\":\"cannot pickle it\"}");
+        strcpy(e.info.detail, "_thread.lock");
+        assert_outcome(&e, "{\"kind\":\"result-pickling\",\"name\":\"_thread.lock\","
+                           "\"message\":\"a value of this type cannot be pickled\"}");
         e.info.outcome = OUTCOME_INFRASTRUCTURE;
         strcpy(e.info.detail, "no \xff memory");
         assert_outcome(&e, "{\"kind\":\"infrastructure\",\"message\":\"no ? memory\"}");
