@@ -17,8 +17,13 @@ static const DaemonProgram program = {
         .config_name = SERVER_CONFIG_NAME,
 };
 
+static void on_reload(Daemon *d, void *userdata) {
+        log_notice("The configuration is read at the start only: restart clupy-agent, its tasks go on "
+                   "meanwhile");
+}
+
 /* Nothing is told to anybody on the way out: the tasks go on, and the next agent finds them. */
-static const DaemonHandlers handlers = { .stop = NULL };
+static const DaemonHandlers handlers = { .reload = on_reload };
 
 /* A result is a descriptor until the master releases it. */
 static void raise_descriptors(void) {
