@@ -112,9 +112,9 @@ static int print_task(Ctl *ctl, json_object *task) {
         print_text("Unit", member_string(task, "unit"));
         print_taken("Attempts", strformat("%lld", (long long) member_int(task, "attempts")));
         print_taken("Priority", strformat("%lld", (long long) member_int(task, "priority")));
-        if (!member_is_null(task, "cpus"))
+        if (member_double(task, "cpus") > 0)
                 print_taken("CPUs", format_cpus(member_double(task, "cpus")));
-        if (!member_is_null(task, "memory"))
+        if (member_int(task, "memory") > 0)
                 print_text("Memory", FORMAT_BYTES((uint64_t) member_int(task, "memory")));
         print_taken("Queued", format_time(member_int(task, "queued_at")));
         if (member_int(task, "started_at"))

@@ -21,6 +21,7 @@ static const TableColumn columns[] = {
         { "WAITS BECAUSE", .shrink = 16, .if_any = true },
 };
 
+/* CPUs and memory are 0 while they are the default of a node that has not been found yet. */
 static void add_row(Table *t, json_object *task, size_t id_length, int64_t now) {
         const char *state = member_string(task, "state");
         json_object *outcome = member_object(task, "outcome");
@@ -33,7 +34,7 @@ static void add_row(Table *t, json_object *task, size_t id_length, int64_t now) 
         table_cell(t, state_color(state), state);
         table_cell(t, COLOR_NONE, member_string(task, "node"));
         table_take(t, COLOR_NONE,
-                   member_is_null(task, "cpus") ? strdup("-") : format_cpus(member_double(task, "cpus")));
+                   member_double(task, "cpus") > 0 ? format_cpus(member_double(task, "cpus")) : strdup("-"));
         table_cell(t, COLOR_NONE,
                    member_is_null(task, "memory") ? "-"
                                                   : FORMAT_BYTES((uint64_t) member_int(task, "memory")));
