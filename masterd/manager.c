@@ -118,6 +118,8 @@ void manager_timer(Manager *m, sd_event_source **source, uint64_t usec, sd_event
                    void *userdata) {
         int r;
 
+        if (m->stopping)
+                return; /* the loop has ended */
         if (usec == USEC_INFINITY) {
                 if (*source)
                         (void) sd_event_source_set_enabled(*source, SD_EVENT_OFF);

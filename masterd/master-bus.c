@@ -2,11 +2,613 @@
 #include "master-bus.h"
 
 #include <errno.h>
-#include <stddef.h>
+#include <inttypes.h>
+#include <pwd.h>
+#include <systemd/sd-bus.h>
+
+#include "build-config.h"
+#include "frame.h"
+#include "history.h"
+#include "job.h"
+#include "json-util.h"
+#include "log.h"
+#include "manager.h"
+#include "node.h"
+#include "query.h"
+#include "session.h"
+#include "task.h"
+#include "why.h"
+
+#define BUS_NAME "org.clupy.Master1"
+#define BUS_PATH "/org/clupy/Master1"
+#define BUS_INTERFACE "org.clupy.Master1"
+#define NODE_PREFIX BUS_PATH "/node"
+#define TASK_PREFIX BUS_PATH "/task"
+
+enum { TASKS_ENUMERATED_MAX = 1000, POLKIT_TIMEOUT_S = 60 };
+
+struct MasterBus {
+        Manager *m;
+        sd_bus *bus;
+        sd_bus_slot *request;
+};
+
+static const char *error_name(QueryError error) {
+        switch (error) {
+        case QUERY_NOT_FOUND:
+                return "org.clupy.Error.NotFound";
+        case QUERY_INVALID_ARGUMENT:
+                return "org.clupy.Error.InvalidArgument";
+        case QUERY_NOT_ALLOWED:
+                return "org.clupy.Error.NotAllowed";
+        default:
+                return "org.clupy.Error.Failed";
+        }
+}
+
+/* Who calls, and may they */
+
+/* The account's name, "" for none. Local accounts only: nothing here may wait for a directory server. */
+static void user_name(uid_t uid, char ret_name[static 65]) {
+        _cleanup_(fclosep) FILE *passwd = fopen("/etc/passwd", "re");
+        struct passwd *entry;
+
+        ret_name[0] = '\0';
+        while (passwd && (entry = fgetpwent(passwd)))
+                if (entry->pw_uid == uid) {
+                        snprintf(ret_name, 65, "%s", entry->pw_name);
+                        return;
+                }
+}
+
+/* A call whose caller has to be asked after, and how it is answered. */
+typedef struct Request {
+        Manager *m;
+        sd_bus_message *call;
+        char user[65];
+        char *verb;
+        json_object *args;
+        bool as_text; /* answered with the result's JSON, else with nothing */
+} Request;
+
+static Request *request_free(Request *request) {
+        if (!request)
+                return NULL;
+        sd_bus_message_unref(request->call);
+        free(request->verb);
+        json_put(request->args);
+        return mfree(request);
+}
+DEFINE_CLEANUP(Request, request_free);
+
+static int request_answer(Request *request, QueryError error, json_object *result, const char *message) {
+        if (error != QUERY_OK)
+                return sd_bus_reply_method_errorf(request->call, error_name(error), "%s", strempty(message));
+        if (request->as_text)
+                return sd_bus_reply_method_return(request->call, "s", strempty(json_text(result, NULL)));
+        return sd_bus_reply_method_return(request->call, NULL);
+}
+
+static int request_run(Request *request, bool privileged) {
+        _cleanup_(json_putp) json_object *result = NULL;
+        _cleanup_(freep) char *message = NULL;
+        QueryAsker asker = { .user = request->user, .privileged = privileged };
+        QueryError error;
+
+        error = query_run(request->m, &asker, request->verb, request->args, &result, &message);
+        return request_answer(request, error, result, message);
+}
+
+static int on_polkit(sd_bus_message *reply, void *userdata, sd_bus_error *ret_error) {
+        _cleanup_(request_freep) Request *request = userdata;
+        int authorized = 0, challenge = 0;
+
+        /* No polkit, or it does not know the action: root only, and this is not root. */
+        if (!sd_bus_message_is_method_error(reply, NULL))
+                (void) sd_bus_message_read(reply, "(bb", &authorized, &challenge);
+        (void) request_run(request, authorized);
+        return 1;
+}
+
+static int ask_polkit(Request *request) {
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *query = NULL;
+        sd_bus *bus = sd_bus_message_get_bus(request->call);
+        int r;
+
+        r = sd_bus_message_new_method_call(bus, &query, "org.freedesktop.PolicyKit1",
+                                           "/org/freedesktop/PolicyKit1/Authority",
+                                           "org.freedesktop.PolicyKit1.Authority", "CheckAuthorization");
+        if (r < 0)
+                return r;
+        r = sd_bus_message_append(query, "(sa{sv})sa{ss}us", "system-bus-name", 1, "name", "s",
+                                  sd_bus_message_get_sender(request->call), "org.clupy.manage", 0, 1, "");
+        if (r < 0)
+                return r;
+        return sd_bus_call_async(bus, NULL, query, on_polkit, request,
+                                 (uint64_t) POLKIT_TIMEOUT_S * 1000000);
+}
+
+/* The bus has said who calls. What that one may not do by itself is put to polkit. */
+static int on_caller(sd_bus_message *reply, void *userdata, sd_bus_error *ret_error) {
+        _cleanup_(request_freep) Request *request = userdata;
+        _cleanup_(json_putp) json_object *result = NULL;
+        _cleanup_(freep) char *message = NULL;
+        QueryAsker asker = { .user = request->user };
+        QueryError error;
+        uint32_t uid;
+
+        if (sd_bus_message_is_method_error(reply, NULL) || sd_bus_message_read(reply, "u", &uid) < 0) {
+                (void) sd_bus_reply_method_errorf(request->call, "org.clupy.Error.NotAllowed",
+                                                  "The bus does not say who you are");
+                return 1;
+        }
+        user_name(uid, request->user);
+        if (uid == 0) {
+                (void) request_run(request, true);
+                return 1;
+        }
+        error = query_run(request->m, &asker, request->verb, request->args, &result, &message);
+        if (error == QUERY_NOT_ALLOWED) {
+                if (ask_polkit(request) >= 0) {
+                        TAKE_PTR(request);
+                        return 1;
+                }
+        }
+        (void) request_answer(request, error, result, message);
+        return 1;
+}
+
+/* Runs a query for a caller. args is taken. */
+static int run_verb(Manager *m, sd_bus_message *call, const char *verb, json_object *args, bool as_text) {
+        _cleanup_(request_freep) Request *request = new0(Request);
+        int r;
+
+        if (!request) {
+                json_put(args);
+                return -ENOMEM;
+        }
+        request->m = m;
+        request->args = args;
+        request->call = sd_bus_message_ref(call);
+        request->verb = strdup(verb);
+        request->as_text = as_text;
+        if (!request->verb)
+                return -ENOMEM;
+        if (query_is_read_only(verb))
+                return request_run(request, false);
+        r = sd_bus_call_method_async(sd_bus_message_get_bus(call), NULL, "org.freedesktop.DBus",
+                                     "/org/freedesktop/DBus", "org.freedesktop.DBus",
+                                     "GetConnectionUnixUser", on_caller, request, "s",
+                                     sd_bus_message_get_sender(call));
+        if (r < 0)
+                return r;
+        TAKE_PTR(request);
+        return 1;
+}
+
+/* Methods of the manager */
+
+static int method_query(sd_bus_message *call, void *userdata, sd_bus_error *ret_error) {
+        const char *verb, *text;
+        json_object *args;
+        int r;
+
+        r = sd_bus_message_read(call, "ss", &verb, &text);
+        if (r < 0)
+                return r;
+        if (isempty(text))
+                text = "{}";
+        if (strlen(text) > FRAME_JSON_MAX ||
+            json_parse_strict_object(text, strlen(text), JSON_DEPTH_MAX, &args) < 0)
+                return sd_bus_error_set(ret_error, "org.clupy.Error.InvalidArgument",
+                                        "The arguments are not a JSON object");
+        return run_verb(userdata, call, verb, args, true);
+}
+
+static int verb_with(sd_bus_message *call, Manager *m, const char *verb, const char *key, bool in_list) {
+        json_object *args, *list;
+        const char *value;
+        int r;
+
+        r = sd_bus_message_read(call, "s", &value);
+        if (r < 0)
+                return r;
+        r = json_new_object(&args);
+        if (r < 0)
+                return r;
+        if (in_list)
+                r = json_add_new_array(args, key, &list) < 0 ? -ENOMEM : json_append_string(list, value);
+        else
+                r = json_add_string(args, key, value);
+        if (r < 0) {
+                json_put(args);
+                return r;
+        }
+        return run_verb(m, call, verb, args, false);
+}
+
+static int method_cancel(sd_bus_message *call, void *userdata, sd_bus_error *ret_error) {
+        return verb_with(call, userdata, "cancel", "ids", true);
+}
+
+static int method_drain(sd_bus_message *call, void *userdata, sd_bus_error *ret_error) {
+        return verb_with(call, userdata, "drain", "node", false);
+}
+
+static int method_undrain(sd_bus_message *call, void *userdata, sd_bus_error *ret_error) {
+        return verb_with(call, userdata, "undrain", "node", false);
+}
+
+static int method_why(sd_bus_message *call, void *userdata, sd_bus_error *ret_error) {
+        _cleanup_(freep) char *sentence = NULL;
+        Manager *m = userdata;
+        TaskView view;
+        const char *hex;
+        int r;
+
+        r = sd_bus_message_read(call, "s", &hex);
+        if (r < 0)
+                return r;
+        r = task_find(m, hex, &view);
+        if (r < 0)
+                return sd_bus_error_setf(
+                        ret_error,
+                        r == -ENOENT ? "org.clupy.Error.NotFound" : "org.clupy.Error.InvalidArgument",
+                        r == -ENOENT ? "No task %s here" : "'%s' does not name one task", hex);
+        sentence = why_sentence(m, &view);
+        return sd_bus_reply_method_return(call, "s", strempty(sentence));
+}
+
+static int method_list_nodes(sd_bus_message *call, void *userdata, sd_bus_error *ret_error) {
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
+        Manager *m = userdata;
+        Node *node;
+        int r;
+
+        r = sd_bus_message_new_method_return(call, &reply);
+        if (r >= 0)
+                r = sd_bus_message_open_container(reply, 'a', "(sosssddtt)");
+        if (r < 0)
+                return r;
+        HASHMAP_FOREACH(node, m->nodes) {
+                _cleanup_(freep) char *path = NULL;
+
+                r = sd_bus_path_encode(NODE_PREFIX, node->name, &path);
+                if (r >= 0)
+                        r = sd_bus_message_append(
+                                reply, "(sosssddtt)", node->name, path, node_state_to_string(node->state),
+                                strempty(node->address), strempty(node->python), node->mcpus / 1000.0,
+                                node->mcpus_used / 1000.0, node->memory, node->memory_used);
+                if (r < 0)
+                        return r;
+        }
+        r = sd_bus_message_close_container(reply);
+        return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
+}
+
+static int method_list_tasks(sd_bus_message *call, void *userdata, sd_bus_error *ret_error) {
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
+        Manager *m = userdata;
+        uint32_t limit;
+        Task *task;
+        int r;
+
+        r = sd_bus_message_read(call, "u", &limit);
+        if (r >= 0)
+                r = sd_bus_message_new_method_return(call, &reply);
+        if (r >= 0)
+                r = sd_bus_message_open_container(reply, 'a', "(sssssut)");
+        if (r < 0)
+                return r;
+        limit = MIN(limit, 10U * TASKS_ENUMERATED_MAX);
+        HASHMAP_FOREACH(task, m->tasks) {
+                if (limit-- == 0)
+                        break;
+                r = sd_bus_message_append(reply, "(sssssut)", ID_HEX(task->id), task->job->name,
+                                          task->session->user, task_state_to_string(task->state),
+                                          strempty(task->node_name), task->attempt, task->queued_at);
+                if (r < 0)
+                        return r;
+        }
+        r = sd_bus_message_close_container(reply);
+        return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
+}
+
+/* Properties of the manager */
+
+static int get_constant(sd_bus *bus, const char *path, const char *interface, const char *property,
+                        sd_bus_message *reply, void *userdata, sd_bus_error *ret_error) {
+        if (streq(property, "Version"))
+                return sd_bus_message_append(reply, "s", CLUPY_VERSION);
+        if (streq(property, "PythonVersion"))
+                return sd_bus_message_append(reply, "s", CLUPY_PYTHON_VERSION);
+        return sd_bus_message_append(reply, "u", FRAME_PROTOCOL_VERSION);
+}
+
+static int get_insecure(sd_bus *bus, const char *path, const char *interface, const char *property,
+                        sd_bus_message *reply, void *userdata, sd_bus_error *ret_error) {
+        Manager *m = userdata;
+
+        return sd_bus_message_append(reply, "b", m->config->insecure);
+}
+
+static int get_listen(sd_bus *bus, const char *path, const char *interface, const char *property,
+                      sd_bus_message *reply, void *userdata, sd_bus_error *ret_error) {
+        Manager *m = userdata;
+        int r;
+
+        r = sd_bus_message_open_container(reply, 'a', "s");
+        for (size_t i = 0; r >= 0 && i < m->n_listeners; i++)
+                r = sd_bus_message_append(reply, "s", listener_address(m->listeners[i]));
+        return r < 0 ? r : sd_bus_message_close_container(reply);
+}
+
+static int get_count(sd_bus *bus, const char *path, const char *interface, const char *property,
+                     sd_bus_message *reply, void *userdata, sd_bus_error *ret_error) {
+        Manager *m = userdata;
+        uint32_t ready = 0;
+        Node *node;
+
+        if (streq(property, "TasksQueued"))
+                return sd_bus_message_append(reply, "t", m->n_state[TASK_QUEUED] + m->n_state[TASK_WAITING]);
+        if (streq(property, "TasksRunning"))
+                return sd_bus_message_append(reply, "t",
+                                             m->n_state[TASK_STARTING] + m->n_state[TASK_RUNNING] +
+                                                     m->n_state[TASK_FROZEN]);
+        if (streq(property, "Nodes"))
+                return sd_bus_message_append(reply, "u", (uint32_t) hashmap_size(m->nodes));
+        HASHMAP_FOREACH(node, m->nodes)
+        ready += node->state == NODE_READY;
+        return sd_bus_message_append(reply, "u", ready);
+}
+
+static const sd_bus_vtable manager_vtable[] = {
+        SD_BUS_VTABLE_START(0),
+        SD_BUS_PROPERTY("Version", "s", get_constant, 0, SD_BUS_VTABLE_PROPERTY_CONST),
+        SD_BUS_PROPERTY("ProtocolVersion", "u", get_constant, 0, SD_BUS_VTABLE_PROPERTY_CONST),
+        SD_BUS_PROPERTY("Epoch", "t", NULL, offsetof(Manager, epoch), SD_BUS_VTABLE_PROPERTY_CONST),
+        SD_BUS_PROPERTY("PythonVersion", "s", get_constant, 0, SD_BUS_VTABLE_PROPERTY_CONST),
+        SD_BUS_PROPERTY("Insecure", "b", get_insecure, 0, SD_BUS_VTABLE_PROPERTY_CONST),
+        SD_BUS_PROPERTY("Listen", "as", get_listen, 0, SD_BUS_VTABLE_PROPERTY_CONST),
+        SD_BUS_PROPERTY("Nodes", "u", get_count, 0, 0),
+        SD_BUS_PROPERTY("NodesReady", "u", get_count, 0, 0),
+        SD_BUS_PROPERTY("Clients", "u", NULL, offsetof(Manager, n_clients), 0),
+        SD_BUS_PROPERTY("TasksQueued", "t", get_count, 0, 0),
+        SD_BUS_PROPERTY("TasksRunning", "t", get_count, 0, 0),
+        SD_BUS_PROPERTY("TasksEnded", "t", NULL, offsetof(Manager, n_ended), 0),
+        SD_BUS_PROPERTY("StartedAt", "t", NULL, offsetof(Manager, started_at), SD_BUS_VTABLE_PROPERTY_CONST),
+        SD_BUS_METHOD_WITH_ARGS("Query", SD_BUS_ARGS("s", verb, "s", arguments_json),
+                                SD_BUS_RESULT("s", answer_json), method_query, SD_BUS_VTABLE_UNPRIVILEGED),
+        SD_BUS_METHOD_WITH_ARGS("ListNodes", SD_BUS_NO_ARGS, SD_BUS_RESULT("a(sosssddtt)", nodes),
+                                method_list_nodes, SD_BUS_VTABLE_UNPRIVILEGED),
+        SD_BUS_METHOD_WITH_ARGS("ListTasks", SD_BUS_ARGS("u", limit), SD_BUS_RESULT("a(sssssut)", tasks),
+                                method_list_tasks, SD_BUS_VTABLE_UNPRIVILEGED),
+        SD_BUS_METHOD_WITH_ARGS("CancelTask", SD_BUS_ARGS("s", id), SD_BUS_NO_RESULT, method_cancel,
+                                SD_BUS_VTABLE_UNPRIVILEGED),
+        SD_BUS_METHOD_WITH_ARGS("DrainNode", SD_BUS_ARGS("s", name), SD_BUS_NO_RESULT, method_drain,
+                                SD_BUS_VTABLE_UNPRIVILEGED),
+        SD_BUS_METHOD_WITH_ARGS("UndrainNode", SD_BUS_ARGS("s", name), SD_BUS_NO_RESULT, method_undrain,
+                                SD_BUS_VTABLE_UNPRIVILEGED),
+        SD_BUS_METHOD_WITH_ARGS("Why", SD_BUS_ARGS("s", id), SD_BUS_RESULT("s", sentence), method_why,
+                                SD_BUS_VTABLE_UNPRIVILEGED),
+        SD_BUS_VTABLE_END,
+};
+
+/* Nodes */
+
+static int get_node_string(sd_bus *bus, const char *path, const char *interface, const char *property,
+                           sd_bus_message *reply, void *userdata, sd_bus_error *ret_error) {
+        Node *node = userdata;
+
+        if (streq(property, "State"))
+                return sd_bus_message_append(reply, "s", node_state_to_string(node->state));
+        if (streq(property, "BootId"))
+                return sd_bus_message_append(reply, "s", ID_HEX(node->boot_id));
+        return sd_bus_message_append(reply, "s",
+                                     strempty(streq(property, "Address") ? node->address : node->python));
+}
+
+static int get_node_cpus(sd_bus *bus, const char *path, const char *interface, const char *property,
+                         sd_bus_message *reply, void *userdata, sd_bus_error *ret_error) {
+        Node *node = userdata;
+
+        return sd_bus_message_append(reply, "d",
+                                     (streq(property, "Cpus") ? node->mcpus : node->mcpus_used) / 1000.0);
+}
+
+static int get_node_drained(sd_bus *bus, const char *path, const char *interface, const char *property,
+                            sd_bus_message *reply, void *userdata, sd_bus_error *ret_error) {
+        Node *node = userdata;
+
+        return sd_bus_message_append(reply, "b", node->drain);
+}
+
+static const sd_bus_vtable node_vtable[] = {
+        SD_BUS_VTABLE_START(0),
+        SD_BUS_PROPERTY("Name", "s", NULL, offsetof(Node, name), SD_BUS_VTABLE_PROPERTY_CONST),
+        SD_BUS_PROPERTY("State", "s", get_node_string, 0, 0),
+        SD_BUS_PROPERTY("Address", "s", get_node_string, 0, 0),
+        SD_BUS_PROPERTY("BootId", "s", get_node_string, 0, 0),
+        SD_BUS_PROPERTY("PythonVersion", "s", get_node_string, 0, 0),
+        SD_BUS_PROPERTY("Cpus", "d", get_node_cpus, 0, 0),
+        SD_BUS_PROPERTY("CpusUsed", "d", get_node_cpus, 0, 0),
+        SD_BUS_PROPERTY("Memory", "t", NULL, offsetof(Node, memory), 0),
+        SD_BUS_PROPERTY("MemoryUsed", "t", NULL, offsetof(Node, memory_used), 0),
+        SD_BUS_PROPERTY("Running", "u", NULL, offsetof(Node, n_charged), 0),
+        SD_BUS_PROPERTY("Drained", "b", get_node_drained, 0, 0),
+        SD_BUS_VTABLE_END,
+};
+
+static int find_node(sd_bus *bus, const char *path, const char *interface, void *userdata, void **ret_found,
+                     sd_bus_error *ret_error) {
+        _cleanup_(freep) char *name = NULL;
+        Manager *m = userdata;
+
+        if (sd_bus_path_decode(path, NODE_PREFIX, &name) <= 0)
+                return 0;
+        *ret_found = hashmap_get(m->nodes, name);
+        return *ret_found ? 1 : 0;
+}
+
+static int enumerate_nodes(sd_bus *bus, const char *prefix, void *userdata, char ***ret_nodes,
+                           sd_bus_error *ret_error) {
+        _cleanup_(strv_freep) char **paths = NULL;
+        Manager *m = userdata;
+        Node *node;
+
+        HASHMAP_FOREACH(node, m->nodes) {
+                _cleanup_(freep) char *path = NULL;
+                int r = sd_bus_path_encode(NODE_PREFIX, node->name, &path);
+
+                if (r >= 0)
+                        r = strv_extend(&paths, path);
+                if (r < 0)
+                        return r;
+        }
+        *ret_nodes = TAKE_PTR(paths);
+        return 1;
+}
+
+/* Tasks */
+
+static int get_task_property(sd_bus *bus, const char *path, const char *interface, const char *property,
+                             sd_bus_message *reply, void *userdata, sd_bus_error *ret_error) {
+        Task *task = userdata;
+        TaskView view;
+
+        task_view(task, &view);
+        if (streq(property, "Id"))
+                return sd_bus_message_append(reply, "s", ID_HEX(view.id));
+        if (streq(property, "Job"))
+                return sd_bus_message_append(reply, "s", ID_HEX(view.job));
+        if (streq(property, "Name"))
+                return sd_bus_message_append(reply, "s", view.name);
+        if (streq(property, "Owner"))
+                return sd_bus_message_append(reply, "s", view.owner);
+        if (streq(property, "State"))
+                return sd_bus_message_append(reply, "s", view.state);
+        if (streq(property, "Node"))
+                return sd_bus_message_append(reply, "s", strempty(view.node));
+        if (streq(property, "Unit"))
+                return sd_bus_message_append(reply, "s", strempty(view.unit));
+        if (streq(property, "Cpus"))
+                return sd_bus_message_append(reply, "d", view.mcpus / 1000.0);
+        if (streq(property, "Priority"))
+                return sd_bus_message_append(reply, "i", view.priority);
+        return -EINVAL;
+}
+
+static const sd_bus_vtable task_vtable[] = {
+        SD_BUS_VTABLE_START(0),
+        SD_BUS_PROPERTY("Id", "s", get_task_property, 0, SD_BUS_VTABLE_PROPERTY_CONST),
+        SD_BUS_PROPERTY("Job", "s", get_task_property, 0, SD_BUS_VTABLE_PROPERTY_CONST),
+        SD_BUS_PROPERTY("Name", "s", get_task_property, 0, SD_BUS_VTABLE_PROPERTY_CONST),
+        SD_BUS_PROPERTY("Owner", "s", get_task_property, 0, SD_BUS_VTABLE_PROPERTY_CONST),
+        SD_BUS_PROPERTY("State", "s", get_task_property, 0, 0),
+        SD_BUS_PROPERTY("Node", "s", get_task_property, 0, 0),
+        SD_BUS_PROPERTY("Unit", "s", get_task_property, 0, 0),
+        SD_BUS_PROPERTY("Cpus", "d", get_task_property, 0, 0),
+        SD_BUS_PROPERTY("Priority", "i", get_task_property, 0, SD_BUS_VTABLE_PROPERTY_CONST),
+        SD_BUS_PROPERTY("Attempt", "u", NULL, offsetof(Task, attempt), 0),
+        SD_BUS_PROPERTY("QueuedAt", "t", NULL, offsetof(Task, queued_at), SD_BUS_VTABLE_PROPERTY_CONST),
+        SD_BUS_PROPERTY("StartedAt", "t", NULL, offsetof(Task, started_at), 0),
+        SD_BUS_VTABLE_END,
+};
+
+static int find_task(sd_bus *bus, const char *path, const char *interface, void *userdata, void **ret_found,
+                     sd_bus_error *ret_error) {
+        const char *hex = startswith(path, TASK_PREFIX "/");
+        Id id;
+
+        if (!hex || id_from_hex(hex, &id) < 0)
+                return 0;
+        *ret_found = manager_task(userdata, id);
+        return *ret_found ? 1 : 0;
+}
+
+static int enumerate_tasks(sd_bus *bus, const char *prefix, void *userdata, char ***ret_nodes,
+                           sd_bus_error *ret_error) {
+        Manager *m = userdata;
+        char **paths;
+        size_t n = 0;
+        Task *task;
+
+        paths = newn0(char *, MIN(hashmap_size(m->tasks), (size_t) TASKS_ENUMERATED_MAX) + 1);
+        if (!paths)
+                return -ENOMEM;
+        HASHMAP_FOREACH(task, m->tasks) {
+                if (n >= TASKS_ENUMERATED_MAX)
+                        break;
+                paths[n] = strformat(TASK_PREFIX "/%s", ID_HEX(task->id));
+                if (!paths[n++]) {
+                        strv_free(paths);
+                        return -ENOMEM;
+                }
+        }
+        *ret_nodes = paths;
+        return 1;
+}
+
+/* The connection */
+
+static int on_name(sd_bus_message *reply, void *userdata, sd_bus_error *ret_error) {
+        const sd_bus_error *error = sd_bus_message_get_error(reply);
+
+        if (error)
+                log_notice("Cannot be %s on the system bus (%s): reachable over TCP only", BUS_NAME,
+                           strempty(error->message));
+        return 1;
+}
+
+static int on_disconnected(sd_bus_message *message, void *userdata, sd_bus_error *ret_error) {
+        log_notice("The system bus is gone: going on without D-Bus");
+        return 0;
+}
 
 int master_bus_new(Manager *m, MasterBus **ret) {
-        return -EOPNOTSUPP;
+        _cleanup_(freep) MasterBus *b = new0(MasterBus);
+        int r;
+
+        if (!b)
+                return -ENOMEM;
+        b->m = m;
+        /* Opening only connects a socket; the rest happens in the loop. */
+        r = sd_bus_open_system(&b->bus);
+        if (r < 0)
+                return r;
+        (void) sd_bus_set_exit_on_disconnect(b->bus, false);
+        r = sd_bus_add_object_vtable(b->bus, NULL, BUS_PATH, BUS_INTERFACE, manager_vtable, m);
+        if (r >= 0)
+                r = sd_bus_add_fallback_vtable(b->bus, NULL, NODE_PREFIX, BUS_INTERFACE ".Node", node_vtable,
+                                               find_node, m);
+        if (r >= 0)
+                r = sd_bus_add_node_enumerator(b->bus, NULL, NODE_PREFIX, enumerate_nodes, m);
+        if (r >= 0)
+                r = sd_bus_add_fallback_vtable(b->bus, NULL, TASK_PREFIX, BUS_INTERFACE ".Task", task_vtable,
+                                               find_task, m);
+        if (r >= 0)
+                r = sd_bus_add_node_enumerator(b->bus, NULL, TASK_PREFIX, enumerate_tasks, m);
+        if (r >= 0)
+                r = sd_bus_match_signal_async(b->bus, NULL, "org.freedesktop.DBus.Local",
+                                              "/org/freedesktop/DBus/Local", "org.freedesktop.DBus.Local",
+                                              "Disconnected", on_disconnected, NULL, m);
+        if (r >= 0)
+                r = sd_bus_request_name_async(b->bus, &b->request, BUS_NAME, 0, on_name, m);
+        if (r >= 0)
+                r = sd_bus_attach_event(b->bus, m->event, SD_EVENT_PRIORITY_NORMAL);
+        if (r < 0) {
+                sd_bus_unref(b->bus);
+                return r;
+        }
+        *ret = TAKE_PTR(b);
+        return 0;
 }
+
 MasterBus *master_bus_free(MasterBus *bus) {
-        return NULL;
+        if (!bus)
+                return NULL;
+        sd_bus_slot_unref(bus->request);
+        sd_bus_detach_event(bus->bus);
+        sd_bus_flush_close_unref(bus->bus);
+        return mfree(bus);
 }

@@ -611,6 +611,7 @@ def test_drain_outlives_the_master(master: Master) -> None:
     assert operator.query("drain", node="node1") == {"node": "node1", "state": "draining", "running": 1}
     client.submit(client.job(), 1)
     agent.ended(task, b"v")
+    client.results(1)
     assert operator.query("nodes")["nodes"][0]["state"] == "drained"
     assert not [f for f in agent.drain(0.2) if f.type == "DISPATCH"]
     master.kill()
