@@ -13,15 +13,19 @@
 #include "time-util.h"
 
 enum {
-        READ_MAX = 500, /* entries before others get their turn */
+        CLOCK_EVERY = 32, /* entries between two looks at the clock */
         FRAME_TASKS_MAX = 64,
         LINE_MAX_BYTES = 64 << 10,
         UNIT_MAX = 256,
 };
 
-#define READ_PAUSE_USEC (50 * USEC_PER_MSEC) /* between two readings: 10,000 entries a second */
+/* A task that prints without end takes no more than half of this thread, and delays nobody longer than this.
+ */
+#define READ_USEC (15 * USEC_PER_MSEC)
+#define READ_PAUSE_USEC (15 * USEC_PER_MSEC)
+#define PRIORITY (SD_EVENT_PRIORITY_NORMAL + 20)
 #define FLUSH_USEC (200 * USEC_PER_MSEC)
-#define IDLE_USEC USEC_PER_MINUTE
+#define IDLE_USEC (20 * USEC_PER_SEC)
 #define IDENTIFIER "clupy-task"
 
 /* What has been read of one attempt and not yet been passed on. */
@@ -274,11 +278,14 @@ static int task_log_read_entry(TaskLog *l) {
 }
 
 static void task_log_read(TaskLog *l) {
+        uint64_t begun = now_usec(CLOCK_MONOTONIC);
         int r = 1;
 
         if (!l->journal || !l->connected)
                 return;
-        for (unsigned i = 0; i < READ_MAX && l->bytes < TASK_LOG_MEMORY_MAX; i++) {
+        for (unsigned i = 1; l->bytes < TASK_LOG_MEMORY_MAX; i++) {
+                if (i % CLOCK_EVERY == 0 && now_usec(CLOCK_MONOTONIC) - begun > READ_USEC)
+                        break;
                 r = sd_journal_next(l->journal);
                 if (r <= 0)
                         break;
@@ -338,7 +345,8 @@ static int task_log_open(TaskLog *l) {
         events = sd_journal_get_events(l->journal);
         if (events < 0)
                 return events;
-        return sd_event_add_io(l->event, &l->io, fd, (uint32_t) events, on_journal, l);
+        r = sd_event_add_io(l->event, &l->io, fd, (uint32_t) events, on_journal, l);
+        return r < 0 ? r : sd_event_source_set_priority(l->io, PRIORITY);
 }
 
 static void task_log_start(TaskLog *l) {
@@ -366,7 +374,9 @@ static int on_idle(sd_event_source *source, uint64_t usec, void *userdata) {
 static int timer_new(sd_event *event, sd_event_time_handler_t callback, TaskLog *l, sd_event_source **ret) {
         int r;
 
-        r = sd_event_add_time_relative(event, ret, CLOCK_MONOTONIC, 0, 20 * USEC_PER_MSEC, callback, l);
+        r = sd_event_add_time_relative(event, ret, CLOCK_MONOTONIC, 0, 5 * USEC_PER_MSEC, callback, l);
+        if (r >= 0)
+                r = sd_event_source_set_priority(*ret, PRIORITY);
         return r < 0 ? r : sd_event_source_set_enabled(*ret, SD_EVENT_OFF);
 }
 

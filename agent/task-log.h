@@ -12,7 +12,7 @@
 #include "memory-util.h"
 
 /* Follows what tasks print, in this node's journal, and passes it on within a second. The journal is open
- * only while tasks run and a minute beyond, and is read only while somebody listens. Lines count only where
+ * only while tasks run and a little beyond, and is read only while somebody listens. Lines count only where
  * the journal itself vouches that a task's scope has written them. */
 typedef struct TaskLog TaskLog;
 
