@@ -29,7 +29,7 @@ from . import _config
 from ._call import CallOptions, ParallelFunction, check_options, code_key
 from ._callbacks import CallbackThread
 from ._failures import ClupyError
-from ._functions import encode_call, encode_function, function_name
+from ._functions import Code, call_shipped, encode_call, encode_function, function_name, varies
 from ._future import UNSET, RemoteExecutionFuture, Timeout, wait_all
 from ._job import Job, JobScope, current_scope, new_id
 from ._session import Session, Task
@@ -39,6 +39,7 @@ R = TypeVar("R")
 _QUERY_TIMEOUT = 30.0  # seconds
 _CALLBACKS_AT_END = 5.0  # seconds that callbacks may take when the connection is shut down
 _NAME_MAX = 128
+_SHIPPED_MAX = 16 << 10  # bytes of a function that may travel with each call
 _ID_SIZE = 32
 Decorator = Callable[[Callable[..., R]], ParallelFunction[R]]
 
@@ -158,17 +159,21 @@ class Client:
         session = self._connected()
         name = options.name or (scope.name if scope is not None else function_name(function))
 
-        def make() -> Job:
+        def make(code: Code) -> Job:
             return Job(options.job_message(new_id(), _printable(name), code.digest, len(code.data)), code.data, code.digest)
 
+        # A job has one code on the wire. Functions of one job that are not all alike travel with their arguments.
         key = (scope.key if scope is not None else code_key(function), options.key())
-        call_options: Dict[str, Any] = {"retry_on": options.retry_on}
-        job = session.jobs.enter(key, make)
-        try:
+        shipped = scope is not None or (varies(function) and len(code.data) <= _SHIPPED_MAX)
+        if not shipped:
+            job = session.jobs.enter(key, lambda: make(code))
             if job.digest != code.digest:
-                # Of the same job, but with other values around it: a job has one code on the wire.
-                call_options["function"] = code.data
-            blob = encode_call(function, args, kwargs, call_options)
+                session.jobs.leave(job)
+                shipped = True
+        if shipped:
+            job = session.jobs.enter((key, "shipped"), lambda: make(encode_function(call_shipped)))
+        try:
+            blob = encode_call(function, args, kwargs, {"retry_on": options.retry_on}, code if shipped else None)
             future: RemoteExecutionFuture[R] = RemoteExecutionFuture(self, new_id(), job.id, function_name(function))
         except BaseException:
             session.jobs.leave(job)

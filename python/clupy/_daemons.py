@@ -95,7 +95,7 @@ def _require_root(option: str, service: str) -> None:
                                             f"    sudo systemctl start {service}")
 
 
-def _user(name: str) -> "pwd.struct_passwd":
+def _user(name: str) -> pwd.struct_passwd:
     try:
         return pwd.getpwnam(name)
     except KeyError:
@@ -173,19 +173,17 @@ class _Daemons:
         self._told = True
         self._changed.set()
 
-    def start(self, command: List[str], user: Optional["pwd.struct_passwd"] = None) -> None:
+    def start(self, command: List[str], user: Optional[pwd.struct_passwd] = None) -> None:
         options: Dict[str, Any] = {}
         if user is not None:
             groups = os.getgrouplist(user.pw_name, user.pw_gid)
             options = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": groups}
-        # In a process group of its own: Ctrl-C comes here, and ends them in order.
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0, **options) \
-            if sys.version_info >= (3, 11) else \
-            subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, **options)
+        # In a session of its own: Ctrl-C comes here, and ends them in order.
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, **options)
         self._children.append(child)
         threading.Thread(target=self._watch, args=(child,), daemon=True).start()
 
-    def _watch(self, child: "subprocess.Popen[bytes]") -> None:
+    def _watch(self, child: subprocess.Popen[bytes]) -> None:
         child.wait()
         self._changed.set()
 

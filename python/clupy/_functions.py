@@ -122,7 +122,7 @@ def _refuse(value: Any) -> None:
 
 
 class _FreshLock:
-    """Stands for a lock among a module's globals: the copy of the module gets one of its own, as if imported."""
+    """Stands for a lock among globals: a task gets one of its own, as if it had imported the module."""
 
     def __init__(self, reentrant: bool) -> None:
         self._reentrant = reentrant
@@ -143,14 +143,35 @@ class _Pickler(_cloudpickle.CloudPickler):  # type: ignore[misc, unused-ignore]
         elif kind is types.ModuleType:
             if is_local(value.__name__):
                 # Unlike cloudpickle's own way this allows for modules that import each other.
-                return types.ModuleType, (value.__name__,), {} if self._trial else _module_state(value)
+                return LocalModule, (value.__name__,), {} if self._trial else _module_state(value)
         else:
             _refuse(value)
-        return super().reducer_override(value)
+        reduced = super().reducer_override(value)
+        if kind is types.FunctionType and isinstance(reduced, tuple):
+            _renew_locks(reduced[2][1]["__globals__"])
+        return reduced
+
+
+def _renew_locks(names: Dict[str, Any]) -> None:
+    """names: a copy of the globals that a function refers to."""
+    for name, value in names.items():
+        if isinstance(value, _LOCKS):
+            names[name] = _FreshLock(not isinstance(value, _thread.LockType))
 
 
 class _TrialPickler(_Pickler):
     _trial = True
+
+
+class LocalModule(types.ModuleType):
+    """In a task: the copy of a module that only the client has. Sent back, it is the client's own again."""
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return _own_module, (self.__name__,)
+
+
+def _own_module(name: str) -> types.ModuleType:
+    return sys.modules.get(name) or LocalModule(name)
 
 
 _SIMPLE = (type(None), bool, int, float, complex, str, bytes)
@@ -164,14 +185,13 @@ def _module_state(module: types.ModuleType) -> Dict[str, Any]:
     for name, value in list(vars(module).items()):
         if name in _NOT_STATE:
             continue
-        if isinstance(value, _LOCKS):
-            value = _FreshLock(not isinstance(value, _thread.LockType))
-        elif not isinstance(value, _SIMPLE):
+        if not isinstance(value, (*_SIMPLE, *_LOCKS)):
             try:
                 _TrialPickler(_Sink(), protocol=5, buffer_callback=lambda _: False).dump(value)
             except Exception:
                 continue
         state[name] = value
+    _renew_locks(state)
     return state
 
 
@@ -224,10 +244,12 @@ def encode(value: Any) -> Blob:
 
 
 def encode_call(function: Callable[..., Any], args: Tuple[Any, ...], kwargs: Mapping[str, Any],
-                options: Mapping[str, Any]) -> Blob:
-    """The payload of a call's arguments. Raises ArgumentPicklingError, which names the argument to blame."""
+                options: Mapping[str, Any], shipped: Optional[Code] = None) -> Blob:
+    """The payload of a call's arguments; with shipped, for call_shipped(). Raises ArgumentPicklingError, which names the
+    argument to blame."""
+    sent = args if shipped is None else (shipped.data, *args)
     try:
-        return encode((args, dict(kwargs), dict(options)))
+        return encode((sent, dict(kwargs), dict(options)))
     except MemoryError:
         raise
     except Exception as error:
@@ -291,6 +313,16 @@ class Code(NamedTuple):
 
     data: bytes
     digest: str
+
+
+def call_shipped(code: bytes, /, *args: Any, **kwargs: Any) -> Any:
+    """In a task: the function of a job whose calls bring functions of their own."""
+    return pickle.loads(code)(*args, **kwargs)
+
+
+def varies(function: Callable[..., Any]) -> bool:
+    """Whether there may be several functions of this code: it has variables of its own or is bound to an object."""
+    return type(function) is not types.FunctionType or function.__closure__ is not None or bool(function.__defaults__)
 
 
 class _CachedCode:

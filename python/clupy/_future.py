@@ -328,6 +328,10 @@ class RemoteExecutionFuture(concurrent.futures.Future[T]):
 
     # For the session's I/O thread, and for cancel().
 
+    @property
+    def _ended(self) -> bool:
+        return self._state in _ENDED
+
     def _report(self, status: Mapping[str, Any]) -> None:
         """News from the master; the call has not ended."""
         node, unit, attempt, state = (status.get(key) for key in ("node", "unit", "attempt", "state"))

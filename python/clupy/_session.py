@@ -94,12 +94,12 @@ class Session:
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
+        self._number = 0  # of the connection, never used twice
         self._reset()
 
     def _reset(self) -> None:
         self._key = new_id()
         self._connection: Optional[Connection] = None
-        self._number = 0
         self._window = _DEFAULT_WINDOW
         self._tasks: Dict[str, Task] = {}
         self._waiting: Deque[Task] = collections.deque()
@@ -135,7 +135,7 @@ class Session:
                 for function, arguments in list(self._inbox):
                     if function == self._on_submit and not arguments[0].cancelled:
                         known[arguments[0].id] = arguments[0].future
-                return [future for future in known.values() if not future.done()]
+                return [future for future in known.values() if not future._ended]
 
     @property
     def detached(self) -> int:
@@ -312,6 +312,8 @@ class Session:
 
     def _serve(self, connection: Connection) -> None:
         self._welcome(connection)
+        for frame in connection.receive():  # what came together with the welcome
+            self._handle(connection, frame)
         poll = select.poll()
         poll.register(self._wake_read, select.POLLIN)
         poll.register(connection, select.POLLIN)

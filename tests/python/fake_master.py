@@ -331,7 +331,10 @@ class FakeMaster:
         self.hold.wait()
         if task.get("cancelled"):
             return
-        outcome, payload = self.run(self.codes[self.jobs[task["job"]]["code"]], task["args"])
+        try:
+            outcome, payload = self.run(self.codes[self.jobs[task["job"]]["code"]], task["args"])
+        except (KeyError, OSError, ValueError):  # forget(), close()
+            return
         self.end(task["id"], outcome, payload)
 
     def status(self, status: Dict[str, Any]) -> None:
