@@ -213,10 +213,11 @@ static void test_why_and_logs(void **state) {
         assert_run("clupyctl logs -f 01",
                    ANSWERS({ "task", "{\"id\":\"" ID_1 "\"}" },
                            { "logs", "{\"text\":\"a\\n\",\"offset\":2,\"ended\":false}" },
-                           { "logs", "{\"text\":\"b\\n\",\"offset\":4,\"ended\":true}" }),
+                           { "logs", "{\"text\":\"b\\n\",\"offset\":4,\"ended\":true}" },
+                           { "task", "{\"ended_at\":1000}" }),
                    CTL_OK, "a\nb\n",
                    "task {\"id\":\"01\"}\nlogs {\"id\":\"" ID_1 "\"}\nlogs {\"id\":\"" ID_1
-                   "\",\"offset\":2}");
+                   "\",\"offset\":2}\ntask {\"id\":\"" ID_1 "\"}");
 }
 
 static void test_cancel(void **state) {
