@@ -5,12 +5,17 @@
 #include "table.h"
 
 static const TableColumn columns[] = {
-        { "NODE", .shrink = 8 },         { "STATE" },
-        { "ADDRESS", .shrink = 10 },     { "CPUS", .right = true },
-        { "MEMORY", .right = true },     { "RUNNING", .right = true },
-        { "UNRELEASED", .right = true }, { "HEARTBEAT", .right = true },
-        { "LEASE", .right = true },      { "PYTHON", .shrink = 6 },
-        { "UP", .right = true },
+        { "NODE", .shrink = 8 },
+        { "STATE" },
+        { "ADDRESS", .shrink = 10 },
+        { "CPUS", .right = true },
+        { "MEMORY", .right = true },
+        { "RUNNING", .right = true },
+        { "UNRELEASED", .right = true, .drop = 3 },
+        { "HEARTBEAT", .right = true, .drop = 1 },
+        { "LEASE", .right = true, .drop = 4 },
+        { "PYTHON", .shrink = 6, .drop = 2 },
+        { "UP", .right = true, .drop = 5 },
 };
 
 static void add_row(Table *t, json_object *node, int64_t now) {

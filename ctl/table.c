@@ -56,6 +56,43 @@ void table_take(Table *t, Color color, char *text) {
         free(text);
 }
 
+/* Makes the table narrower: by cutting as far as that helps, by dropping a column, by cutting again. */
+static void table_fit(const Table *t, size_t room, size_t sum, size_t *widths) {
+        size_t least = 0, drop;
+
+        do {
+                drop = SIZE_MAX;
+                least = 0;
+                for (size_t c = 0; c < t->n_columns; c++) {
+                        const TableColumn *column = &t->columns[c];
+
+                        if (widths[c] == 0)
+                                continue;
+                        least += (least ? GAP : 0) +
+                                 (column->shrink ? MIN(widths[c], column->shrink) : widths[c]);
+                        if (column->drop && (drop == SIZE_MAX || column->drop > t->columns[drop].drop))
+                                drop = c;
+                }
+                if (least > room && drop != SIZE_MAX) {
+                        sum -= widths[drop] + GAP;
+                        widths[drop] = 0;
+                }
+        } while (least > room && drop != SIZE_MAX);
+
+        while (sum > room) {
+                size_t widest = SIZE_MAX;
+
+                for (size_t c = 0; c < t->n_columns; c++)
+                        if (t->columns[c].shrink && widths[c] > t->columns[c].shrink &&
+                            (widest == SIZE_MAX || widths[c] > widths[widest]))
+                                widest = c;
+                if (widest == SIZE_MAX)
+                        break;
+                widths[widest]--;
+                sum--;
+        }
+}
+
 /* Widths of the columns, 0 for those left out. */
 static void table_widths(const Table *t, const Terminal *terminal, size_t *widths) {
         size_t sum = 0;
@@ -73,18 +110,8 @@ static void table_widths(const Table *t, const Terminal *terminal, size_t *width
                 else
                         sum += widths[c] + (sum ? GAP : 0);
         }
-        while (terminal->width > 0 && sum > terminal->width) {
-                size_t widest = SIZE_MAX;
-
-                for (size_t c = 0; c < t->n_columns; c++)
-                        if (t->columns[c].shrink && widths[c] > t->columns[c].shrink &&
-                            (widest == SIZE_MAX || widths[c] > widths[widest]))
-                                widest = c;
-                if (widest == SIZE_MAX)
-                        break;
-                widths[widest]--;
-                sum--;
-        }
+        if (terminal->width > 0 && sum > terminal->width)
+                table_fit(t, terminal->width, sum, widths);
 }
 
 static int table_write_cell(FILE *f, const Terminal *terminal, const TableColumn *column, Color color,

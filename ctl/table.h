@@ -12,6 +12,7 @@ typedef struct TableColumn {
         bool right;    /* numbers stand on the right */
         size_t shrink; /* least width it may be cut to; 0: never cut */
         bool if_any;   /* left out when every cell is empty */
+        unsigned drop; /* left out when there is no room, highest first; 0: never */
 } TableColumn;
 
 /* columns is borrowed. Returns 0, -ENOMEM. */

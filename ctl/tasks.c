@@ -9,16 +9,16 @@
 static const TableColumn columns[] = {
         { "TASK" },
         { "NAME", .shrink = 8 },
-        { "OWNER", .shrink = 6 },
+        { "OWNER", .shrink = 6, .drop = 1 },
         { "STATE" },
         { "NODE", .shrink = 6, .if_any = true },
-        { "CPUS", .right = true },
-        { "MEMORY", .right = true },
-        { "TRY", .right = true },
+        { "CPUS", .right = true, .drop = 4 },
+        { "MEMORY", .right = true, .drop = 5 },
+        { "TRY", .right = true, .drop = 6 },
         { "FOR", .right = true },
         { "OUTCOME", .shrink = 8, .if_any = true },
-        { "PROGRESS", .shrink = 8, .if_any = true },
-        { "WAITS BECAUSE", .shrink = 16, .if_any = true },
+        { "PROGRESS", .shrink = 8, .if_any = true, .drop = 2 },
+        { "WAITS BECAUSE", .shrink = 16, .if_any = true, .drop = 3 },
 };
 
 /* CPUs and memory are 0 while they are the default of a node that has not been found yet. */

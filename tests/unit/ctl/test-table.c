@@ -53,6 +53,25 @@ static void test_fitted(void **state) {
                      "bö    0.25 of 4  \n");
 }
 
+static void test_dropped(void **state) {
+        static const TableColumn dropping[] = {
+                { "A" }, { "BB", .drop = 1 }, { "CC", .drop = 2 }, { "DDDD", .shrink = 2 }
+        };
+        static const Terminal wide = { .width = 15 }, narrow = { .width = 14 }, narrower = { .width = 9 },
+                              tiny = { .width = 1 };
+        _cleanup_(table_freep) Table *t = NULL;
+        const Terminal *terminals[] = { &wide, &narrow, &narrower, &tiny };
+        const char *expected[] = { "A  BB  CC  DDDD\n", "A  BB  CC  DD…\n", "A  BB  D…\n", "A  D…\n" };
+
+        assert_ok(table_new(dropping, ELEMENTSOF(dropping), &t));
+        for (size_t i = 0; i < ELEMENTSOF(terminals); i++) {
+                _cleanup_(freep) char *text = NULL;
+
+                assert_ok(table_render(t, terminals[i], &text));
+                assert_string_equal(text, expected[i]);
+        }
+}
+
 static void test_colors(void **state) {
         static const Terminal color = { .color = true, .is_tty = true };
 
@@ -73,9 +92,8 @@ static void test_stranger(void **state) {
 
 int main(void) {
         static const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_plain),
-                cmocka_unit_test(test_fitted),
-                cmocka_unit_test(test_colors),
+                cmocka_unit_test(test_plain),    cmocka_unit_test(test_fitted),
+                cmocka_unit_test(test_dropped),  cmocka_unit_test(test_colors),
                 cmocka_unit_test(test_stranger),
         };
 
