@@ -48,6 +48,10 @@ int journal_stream_open(const char *identifier, const char *unit) {
         return r < 0 ? r : TAKE_FD(fd);
 }
 
+int journal_stream_end_line(int fd) {
+        return send(fd, "\n", 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
+}
+
 bool journal_stream_is_drained(int fd) {
         int left = 0;
 

@@ -8,6 +8,10 @@
  * CLOEXEC), -EAGAIN when journald has a full queue, -errno. */
 int journal_stream_open(const char *identifier, const char *unit);
 
+/* Has journald take what was printed without an end of line, while it still knows whose it is. An empty line
+ * by itself is not logged. Returns 0, -EAGAIN while the stream is full, -errno. */
+int journal_stream_end_line(int fd);
+
 /* Has journald read everything? Also true when that cannot be known. */
 bool journal_stream_is_drained(int fd);
 

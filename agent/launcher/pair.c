@@ -262,7 +262,8 @@ static void drain_task_socket(Pair *pair, unsigned max) {
                         pair->on_task_socket = sd_event_source_disable_unref(pair->on_task_socket);
                         return;
                 }
-                if (n == sizeof(ZygoteReply) && pair->state == PAIR_JOINING) {
+                if (n == sizeof(ZygoteReply) &&
+                    (pair->state == PAIR_FORKING || pair->state == PAIR_JOINING)) {
                         ZygoteReply reply;
                         memcpy(&reply, &message, sizeof(reply));
                         pair->task_ready = pair->task_ready || reply.op == ZYGOTE_READY;
@@ -275,8 +276,7 @@ static void drain_task_socket(Pair *pair, unsigned max) {
 static void advance(Pair *pair) {
         int r;
 
-        if (pair->state != PAIR_JOINING || !pair->init_ready || !pair->task_ready ||
-            pair->scope.state != SCOPE_ACTIVE)
+        if (pair->state != PAIR_JOINING || !pair->task_ready || pair->scope.state != SCOPE_ACTIVE)
                 return;
         const char *wrong = verify_task(pair->task_pid, &pair->expected);
         if (wrong) {
@@ -341,20 +341,80 @@ static int on_task_exit(sd_event_source *source, int fd, uint32_t events, void *
         return 0;
 }
 
+/* The order to the zygote: where the task is to live. */
+static int order_task(Pair *pair) {
+        const bool host_network = pair->zygote->key.host_network;
+        const ZygoteRequest request = {
+                .op = ZYGOTE_MAKE,
+                .slot = pair->slot,
+                .uid = pair->uid,
+                .flags = host_network ? ZYGOTE_FLAG_HOST_NETWORK : 0,
+                .nofile = NOFILE,
+        };
+        int fds[VERIFY_NAMESPACES + 2], sockets[2], r = 0;
+        size_t n = 0;
+        struct stat st;
+        char path[64];
+
+        for (; n < VERIFY_NAMESPACES && r >= 0; n++) {
+                /* A pid is safe here: a child of ours that is not reaped. */
+                (void) snprintf(path, sizeof(path), "/proc/%d/ns/%s", (int) pair->init_pid,
+                                verify_namespaces[n]);
+                fds[n] = open(path, O_RDONLY | O_CLOEXEC);
+                if (fds[n] < 0 || fstat(fds[n], &st) < 0)
+                        r = -errno;
+                pair->expected.namespaces[n] = st.st_ino;
+        }
+        if (r >= 0 && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets) < 0)
+                r = -errno;
+        if (r >= 0) {
+                pair->task_socket = sockets[0];
+                fds[VERIFY_NAMESPACES] = sockets[1];
+                fds[VERIFY_NAMESPACES + 1] = pair->journal;
+                r = sd_event_add_io(pair->manager->event, &pair->on_task_socket, pair->task_socket, EPOLLIN,
+                                    on_task_socket, pair);
+                if (r >= 0)
+                        r = fd_send_with_fds(pair->zygote->zygote_socket, &request, sizeof(request), fds,
+                                             ELEMENTSOF(fds));
+                close_fd(sockets[1]);
+        }
+        close_many(fds, n);
+        if (r >= 0)
+                pair->task_ordered = true;
+        return r;
+}
+
+/* When the launcher has the init's pidfd and the init has made its mounts, in whichever order it hears of
+ * them. */
+static void begin_forking(Pair *pair) {
+        if (pair->state != PAIR_BUILDING || pair->init_pidfd < 0 || !pair->init_ready || pair->failed)
+                return;
+        pair_set_state(pair, PAIR_FORKING);
+        int r = order_task(pair);
+        if (r < 0)
+                pair_discard(pair, "the zygote cannot be asked", r);
+}
+
 static int on_init_socket(sd_event_source *source, int fd, uint32_t events, void *userdata) {
         Pair *pair = userdata;
         ZygoteReply reply;
         ssize_t n = fd_receive_with_fds(fd, &reply, sizeof(reply), NULL, 0, NULL);
 
         pair->on_init_socket = sd_event_source_disable_unref(pair->on_init_socket);
-        if (n == sizeof(reply) && reply.op == ZYGOTE_READY)
-                pair->init_ready = true;
-        advance(pair); /* otherwise its exit tells the rest */
+        if (n != sizeof(reply) || reply.op != ZYGOTE_READY)
+                return 0; /* its exit tells the rest */
+        pair->init_ready = true;
+        begin_forking(pair);
         return 0;
 }
 
 static int on_start_late(sd_event_source *source, uint64_t usec, void *userdata) {
-        pair_discard(userdata, "it did not get ready in time", -ETIMEDOUT);
+        Pair *pair = userdata;
+
+        log_warning("%s: init %s, task %s, scope %s", pair->scope.name,
+                    pair->init_ready ? "ready" : "not ready", pair->task_ready ? "ready" : "not ready",
+                    scope_state_to_string(pair->scope.state));
+        pair_discard(pair, "it did not get ready in time", -ETIMEDOUT);
         return 0;
 }
 
@@ -434,49 +494,6 @@ int pair_new(Zygote *zygote, const Limits *limits, uint64_t tmp_max, const char 
         return 0;
 }
 
-/* The order to the zygote: where the task is to live. */
-static int order_task(Pair *pair) {
-        const bool host_network = pair->zygote->key.host_network;
-        const ZygoteRequest request = {
-                .op = ZYGOTE_MAKE,
-                .slot = pair->slot,
-                .uid = pair->uid,
-                .flags = host_network ? ZYGOTE_FLAG_HOST_NETWORK : 0,
-                .nofile = NOFILE,
-        };
-        int fds[VERIFY_NAMESPACES + 2], sockets[2], r = 0;
-        size_t n = 0;
-        struct stat st;
-        char path[64];
-
-        for (; n < VERIFY_NAMESPACES && r >= 0; n++) {
-                /* A pid is safe here: a child of ours that is not reaped. */
-                (void) snprintf(path, sizeof(path), "/proc/%d/ns/%s", (int) pair->init_pid,
-                                verify_namespaces[n]);
-                fds[n] = open(path, O_RDONLY | O_CLOEXEC);
-                if (fds[n] < 0 || fstat(fds[n], &st) < 0)
-                        r = -errno;
-                pair->expected.namespaces[n] = st.st_ino;
-        }
-        if (r >= 0 && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets) < 0)
-                r = -errno;
-        if (r >= 0) {
-                pair->task_socket = sockets[0];
-                fds[VERIFY_NAMESPACES] = sockets[1];
-                fds[VERIFY_NAMESPACES + 1] = pair->journal;
-                r = sd_event_add_io(pair->manager->event, &pair->on_task_socket, pair->task_socket, EPOLLIN,
-                                    on_task_socket, pair);
-                if (r >= 0)
-                        r = fd_send_with_fds(pair->zygote->zygote_socket, &request, sizeof(request), fds,
-                                             ELEMENTSOF(fds));
-                close_fd(sockets[1]);
-        }
-        close_many(fds, n);
-        if (r >= 0)
-                pair->task_ordered = true;
-        return r;
-}
-
 /* pidfd becomes *ret_pidfd in any case. */
 static int take_child(Pair *pair, int pidfd, int *ret_pidfd, pid_t *ret_pid, sd_event_source **ret_source,
                       sd_event_io_handler_t handler) {
@@ -497,14 +514,12 @@ void pair_init_made(Pair *pair, int error, int pidfd) {
                 return;
         }
         r = take_child(pair, pidfd, &pair->init_pidfd, &pair->init_pid, &pair->on_init_exit, on_init_exit);
-        if (r >= 0 && !pair->failed) {
-                pair_set_state(pair, PAIR_FORKING);
-                r = order_task(pair);
-        }
         if (r < 0)
-                pair_discard(pair, "the zygote cannot be asked", r);
+                pair_discard(pair, "its init cannot be watched", r);
         else if (pair->failed)
                 end_init(pair);
+        else
+                begin_forking(pair);
 }
 
 static void on_scope_changed(Scope *scope, const char *why, void *userdata) {
@@ -600,7 +615,10 @@ enum {
 /* Returns whether the pair can go. */
 static bool linger_step(Pair *pair) {
         pair->linger_ticks++;
-        pair->idle_ticks = journal_stream_is_drained(pair->journal) ? pair->idle_ticks + 1 : 0;
+        if (!pair->line_ended)
+                pair->line_ended = journal_stream_end_line(pair->journal) != -EAGAIN;
+        pair->idle_ticks =
+                pair->line_ended && journal_stream_is_drained(pair->journal) ? pair->idle_ticks + 1 : 0;
         if (pair->idle_ticks < DRAINED_TICKS && pair->linger_ticks < LINGER_TICKS_MAX)
                 return false;
         if (pair->scope.state == SCOPE_STARTING && pair->linger_ticks < LINGER_TICKS_MAX)
@@ -637,7 +655,7 @@ static int on_linger(sd_event_source *source, uint64_t usec, void *userdata) {
 int pair_linger_start(Manager *manager, Pair *pair) {
         bool first = list_is_empty(&manager->lingering);
 
-        pair->idle_ticks = 0;
+        pair->line_ended = journal_stream_end_line(pair->journal) != -EAGAIN;
         list_append(&manager->lingering, &pair->lingering);
         if (!manager->linger_timer)
                 return sd_event_add_time_relative(manager->event, &manager->linger_timer, CLOCK_MONOTONIC,

@@ -37,7 +37,7 @@ struct Pair {
         Zygote *zygote;
         Attempt *attempt; /* may be NULL until READY */
         PairState state;
-        bool failed, refill, task_ordered, ready_linked, fields_written, sandbox_broke, frozen;
+        bool failed, refill, task_ordered, ready_linked, fields_written, sandbox_broke, frozen, line_ended;
         ListLink ready, lingering;
         unsigned slot;
         uint32_t uid; /* inside */
