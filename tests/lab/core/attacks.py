@@ -258,8 +258,6 @@ ATTACKS: dict[str, Callable[[], None]] = {
     "37 the journal": lambda: connect_unix("/run/systemd/journal/socket", socket.SOCK_DGRAM),
     "37 the journal's streams": lambda: connect_unix("/run/systemd/journal/stdout"),
 }
-# A zygote makes its children for the launcher; that is what the launcher expects, and it looks at each.
-ZYGOTE_MAY = {"19 clone for the parent"}
 
 
 def attempt(attack: Callable[[], Any]) -> str:
