@@ -221,7 +221,7 @@ static void code_fetch_free(CodeFetch *f) {
         free(f);
 }
 
-static int code_fetch_begin(CodeFetch *f);
+static int code_fetch_begin(CodeFetch *f, const Attempt *first);
 
 /* Asks in the name of the first waiter; who cannot be asked for, cannot run. Frees the fetch when nobody is
  * left. */
@@ -229,7 +229,7 @@ static void code_fetch_advance(CodeFetch *f) {
         Attempt *first;
 
         while ((first = LIST_FIRST(Attempt, code_waiters, &f->waiters))) {
-                int r = code_fetch_begin(f);
+                int r = code_fetch_begin(f, first);
 
                 if (r >= 0)
                         return;
@@ -275,7 +275,7 @@ static void on_code(PayloadIn *in, int error, int fd, const char *message, void 
         }
         if (error == 0)
                 error = code_cache_add(agent->code, f->owner, &f->digest, fd, f->size, &entry);
-        if (error < 0) {
+        if (!entry) {
                 close_fd(fd);
                 snprintf(text, sizeof(text), "its code could not be fetched: %s",
                          message ?: strerror(-error));
@@ -298,8 +298,7 @@ static void on_code(PayloadIn *in, int error, int fd, const char *message, void 
         agent_send_news(agent);
 }
 
-static int code_fetch_begin(CodeFetch *f) {
-        Attempt *first = LIST_FIRST(Attempt, code_waiters, &f->waiters);
+static int code_fetch_begin(CodeFetch *f, const Attempt *first) {
         PayloadRequest request = { .task = first->task,
                                    .attempt = first->attempt,
                                    .code = &f->digest,
@@ -341,7 +340,7 @@ static int attempt_get_code(Attempt *a, const Order *o) {
         }
         list_append(&f->waiters, &a->code_waiters);
         a->code_fetch = f;
-        return code_fetch_begin(f); /* the failing attempt takes it along */
+        return code_fetch_begin(f, a); /* the failing attempt takes it along */
 }
 
 /* Arguments. */

@@ -16,6 +16,9 @@
 
 enum { FETCH_WHAT_MAX = 16 };
 
+/* A launcher that replaces itself or is started again is back long before. */
+#define LAUNCHER_AWAY_USEC (5 * USEC_PER_SEC)
+
 Attempt *agent_attempt(Agent *agent, Id task, uint32_t attempt) {
         char key[ATTEMPT_KEY_SIZE];
 
@@ -230,6 +233,7 @@ static void on_list_end(Agent *agent) {
         Attempt *a;
 
         agent->launcher_listed = true;
+        (void) sd_event_source_set_enabled(agent->launcher_away, SD_EVENT_OFF);
         HASHMAP_FOREACH(a, agent->attempts) {
                 if (a->released) {
                         agent_release_attempt(a);
@@ -290,7 +294,18 @@ static void on_launcher_down(int error, void *userdata) {
 
         agent->launcher_listed = false;
         log_warning_errno(error, "Lost the launcher, waiting for it");
+        (void) sd_event_source_set_time_relative(agent->launcher_away, LAUNCHER_AWAY_USEC);
+        (void) sd_event_source_set_enabled(agent->launcher_away, SD_EVENT_ONESHOT);
         agent_update_status(agent);
+}
+
+/* A node that can run nothing must not be given anything: to the master it is away too. */
+static int on_launcher_away(sd_event_source *source, uint64_t usec, void *userdata) {
+        Agent *agent = userdata;
+
+        master_link_stop(agent->master, "there is no launcher");
+        agent_update_status(agent);
+        return 0;
 }
 
 static const LauncherLinkHandlers launcher_handlers = {
@@ -584,6 +599,11 @@ int agent_new(sd_event *event, Daemon *daemon, const ServerConfig *config, const
                 r = master_link_new(event, config->masters, config->n_masters, &master_handlers, agent,
                                     &agent->master);
         if (r >= 0)
+                r = sd_event_add_time_relative(event, &agent->launcher_away, CLOCK_MONOTONIC, 0,
+                                               USEC_PER_SEC, on_launcher_away, agent);
+        if (r >= 0)
+                r = sd_event_source_set_enabled(agent->launcher_away, SD_EVENT_OFF);
+        if (r >= 0)
                 r = agent_bus_new(agent, &agent->bus);
         if (r >= 0)
                 r = launcher_link_new(event, launcher_socket, &launcher_handlers, agent, &agent->launcher);
@@ -614,6 +634,7 @@ Agent *agent_free(Agent *agent) {
         heartbeat_free(agent->heartbeat);
         warm_pool_free(agent->warm_pool);
         task_log_free(agent->task_log);
+        sd_event_source_disable_unref(agent->launcher_away);
         sd_event_unref(agent->event);
         return mfree(agent);
 }

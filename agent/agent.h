@@ -36,6 +36,7 @@ struct Agent {
         WarmPool *warm_pool;
         TaskLog *task_log;
         AgentBus *bus;
+        sd_event_source *launcher_away; /* runs while the launcher is not there */
 
         char boot_id[ID_HEX_SIZE];
         Id instance;          /* the launcher's; ID_NULL before the first welcome */

@@ -53,6 +53,24 @@ static QueuedRequest *queued_request_free(QueuedRequest *q) {
 }
 DEFINE_CLEANUP(QueuedRequest, queued_request_free);
 
+static int queued_request_new(const LauncherRequest *request, const int *fds, size_t n_fds,
+                              QueuedRequest **ret) {
+        _cleanup_(queued_request_freep) QueuedRequest *q = NULL;
+
+        q = new0(QueuedRequest);
+        if (!q)
+                return -ENOMEM;
+        q->request = *request;
+        for (size_t i = 0; i < n_fds; i++) {
+                q->fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 3);
+                if (q->fds[i] < 0)
+                        return -errno;
+                q->n_fds++;
+        }
+        *ret = TAKE_PTR(q);
+        return 0;
+}
+
 static void launcher_link_disconnect(LauncherLink *l) {
         l->io = sd_event_source_disable_unref(l->io);
         l->fd = close_fd(l->fd);
@@ -224,7 +242,7 @@ int launcher_link_new(sd_event *event, const char *path, const LauncherLinkHandl
 }
 
 int launcher_link_send(LauncherLink *l, LauncherRequest *request, const int *fds, size_t n_fds) {
-        _cleanup_(queued_request_freep) QueuedRequest *q = NULL;
+        QueuedRequest *q;
         int r;
 
         if (!l->up)
@@ -241,17 +259,10 @@ int launcher_link_send(LauncherLink *l, LauncherRequest *request, const int *fds
         }
         if (l->n_queued >= LAUNCHER_QUEUE_MAX)
                 return -ENOBUFS;
-        q = new0(QueuedRequest);
-        if (!q)
-                return -ENOMEM;
-        q->request = *request;
-        for (size_t i = 0; i < n_fds; i++) {
-                q->fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 3);
-                if (q->fds[i] < 0)
-                        return -errno;
-                q->n_fds++;
-        }
-        list_append(&l->queue, &TAKE_PTR(q)->queue);
+        r = queued_request_new(request, fds, n_fds, &q);
+        if (r < 0)
+                return r;
+        list_append(&l->queue, &q->queue);
         l->n_queued++;
         (void) sd_event_source_set_io_events(l->io, EPOLLIN | EPOLLOUT);
         return 0;

@@ -103,9 +103,11 @@ static void master_link_complain(MasterLink *l, const char *where, const char *w
         char text[WHY_SIZE];
         int level;
 
-        snprintf(text, sizeof(text), "%s: %s", where, why);
+        /* The connection's own words may name the address already. */
+        snprintf(text, sizeof(text), "%s%s%s", strstr(why, where) ? "" : where,
+                 strstr(why, where) ? "" : ": ", why);
         level = streq(text, l->last_why) ? LOG_DEBUG : LOG_WARNING;
-        log_full(level, "No connection to the master at %s, trying on", text);
+        log_full(level, "The master cannot be had, trying on: %s", text);
         strcpy(l->last_why, text);
 }
 

@@ -97,8 +97,10 @@ void warm_pool_use(WarmPool *p, const LauncherKey *key) {
                 break;
         }
         if (!found) {
-                if (p->n_keys >= KEYS_MAX)
-                        warm_pool_drop(p, LIST_FIRST(WarmKey, age, &p->by_age));
+                WarmKey *oldest = LIST_FIRST(WarmKey, age, &p->by_age);
+
+                if (oldest && p->n_keys >= KEYS_MAX)
+                        warm_pool_drop(p, oldest);
                 found = new0(WarmKey);
                 if (!found)
                         return; /* only slower */

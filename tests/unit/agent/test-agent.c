@@ -816,6 +816,16 @@ static void test_new_launcher(void **state) {
         assert_int_equal(id.bytes[0], 2);
 }
 
+static void test_no_launcher_no_node(void **state) {
+        connect_up();
+        sd_event_source_set_enabled(launcher.listen_source, SD_EVENT_OFF); /* it connects, nobody answers */
+        launcher_hang_up();
+        wait_for(!master.connection);
+        assert_int_equal(master_link_state(agent->master), MASTER_LINK_STOPPED);
+        sd_event_source_set_enabled(launcher.listen_source, SD_EVENT_ON);
+        wait_for(master_link_state(agent->master) == MASTER_LINK_UP);
+}
+
 /* Released while the launcher is away: it hears of it. */
 static void test_release_is_not_lost(void **state) {
         connect_up();
@@ -908,6 +918,7 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(test_master_restarts, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_launcher_upgrade, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_new_launcher, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_no_launcher_no_node, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_release_is_not_lost, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_many_results, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_progress, setup, teardown),
