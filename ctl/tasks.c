@@ -36,8 +36,8 @@ static void add_row(Table *t, json_object *task, size_t id_length, int64_t now) 
         table_take(t, COLOR_NONE,
                    member_double(task, "cpus") > 0 ? format_cpus(member_double(task, "cpus")) : strdup("-"));
         table_cell(t, COLOR_NONE,
-                   member_is_null(task, "memory") ? "-"
-                                                  : FORMAT_BYTES((uint64_t) member_int(task, "memory")));
+                   member_int(task, "memory") > 0 ? FORMAT_BYTES((uint64_t) member_int(task, "memory"))
+                                                  : "-");
         table_take(t, COLOR_NONE, strformat("%lld", (long long) member_int(task, "attempts")));
         table_take(t, COLOR_NONE, since ? format_span((ended ?: now) - since) : strdup("-"));
         table_take(t, state_color(member_string(outcome, "kind")),
