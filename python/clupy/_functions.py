@@ -436,16 +436,15 @@ def _function_error(function: Callable[..., Any], error: Exception) -> ArgumentP
 # Results.
 
 
-class _Unpickler(pickle.Unpickler):
+class _Guard:
     """Leaves the classes of this process alone. A class that travelled by value comes back as itself, which is what
     makes isinstance() hold, but cloudpickle would also put the copy's methods and attributes into it."""
 
-    def __init__(self, data: memoryview, buffers: List[memoryview]) -> None:
-        super().__init__(io.BytesIO(data), buffers=buffers)
+    def __init__(self) -> None:
         self._known: Set[int] = set()
 
-    def find_class(self, module: str, name: str) -> Any:
-        found = super().find_class(module, name)
+    def guarded(self, found: Any, module: str, name: str) -> Any:
+        """What find_class() is to return."""
         if module.partition(".")[0] != "cloudpickle":
             return found
         if name in ("_make_skeleton_class", "_make_skeleton_enum"):
@@ -462,6 +461,46 @@ class _Unpickler(pickle.Unpickler):
         if name == "_class_setstate":
             return lambda made, state: made if id(made) in self._known else found(made, state)
         return found
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, data: memoryview, buffers: List[memoryview]) -> None:
+        super().__init__(io.BytesIO(data), buffers=buffers)
+        self._guard = _Guard()
+
+    def find_class(self, module: str, name: str) -> Any:
+        return self._guard.guarded(super().find_class(module, name), module, name)
+
+
+_PythonUnpickler: Any = pickle._Unpickler  # whose steps can be changed
+
+
+class _ExceptionUnpickler(_PythonUnpickler):  # type: ignore[misc]
+    """Makes exceptions as they were. Exceptions are pickled as their type and `args`, which are rarely what a type's
+    own __init__ takes: it would fail, or make another text of them."""
+
+    dispatch: Dict[int, Any] = dict(_PythonUnpickler.dispatch)
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(io.BytesIO(data))
+        self._guard = _Guard()
+
+    def find_class(self, module: str, name: str) -> Any:
+        return self._guard.guarded(super().find_class(module, name), module, name)
+
+    def load_reduce(self) -> None:
+        arguments = self.stack.pop()
+        function = self.stack[-1]
+        if (isinstance(function, type) and issubclass(function, BaseException)
+                and isinstance(function.__init__, types.FunctionType)
+                and function.__reduce__ in (BaseException.__reduce__, OSError.__reduce__)):
+            made = function.__new__(function, *arguments)
+            made.args = arguments
+        else:
+            made = function(*arguments)
+        self.stack[-1] = made
+
+    dispatch[pickle.REDUCE[0]] = load_reduce
 
 
 def decode(payload: Any) -> Any:
@@ -509,7 +548,7 @@ def load_exception(payload: Any, name: str, where: Mapping[str, Optional[str]]) 
     why = "it could not be pickled there"
     if pickled is not None:
         try:
-            raised = _Unpickler(memoryview(pickled), []).load()
+            raised = _ExceptionUnpickler(pickled).load()
             if isinstance(raised, Exception):
                 raised.__cause__ = RemoteTraceback(trace)
                 return raised

@@ -60,6 +60,16 @@ class OwnError(Exception):
 class ParticularError(Exception):
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(f"code {code}: {reason}")
+        self.code = code
+
+
+class ReducedError(Exception):
+    def __init__(self, code: int) -> None:
+        super().__init__(f"reduced {code}")
+        self.code = code
+
+    def __reduce__(self) -> Any:
+        return ReducedError, (self.code,)
 
 
 def raises(kind: type, *args: Any) -> None:
@@ -202,9 +212,18 @@ def test_own_exceptions(client: clupy.Client) -> None:
     assert caught.value.args == ("text", 5)
 
 
-def test_an_exception_that_can_be_pickled_but_not_loaded(client: clupy.Client) -> None:
-    with pytest.raises((clupy.RemoteError, ParticularError), match="code 5: odd"):
+def test_exceptions_whose_init_is_particular(client: clupy.Client) -> None:
+    with pytest.raises(ParticularError) as caught:
         call(client, raises, ParticularError, 5, "odd")
+    assert str(caught.value) == "code 5: odd" and caught.value.code == 5
+    with pytest.raises(ReducedError) as reduced:
+        call(client, raises, ReducedError, 5)
+    assert str(reduced.value) == "reduced 5"
+    with pytest.raises(UnicodeDecodeError, match="can't decode"):
+        call(client, bytes.decode, b"\xff")
+    with pytest.raises(FileNotFoundError) as missing:
+        call(client, open, "/no/such/file")
+    assert missing.value.errno == 2 and missing.value.filename == "/no/such/file"
 
 
 def test_own_exception_type_and_traceback(client: clupy.Client) -> None:
