@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "digest.h"
 #include "id.h"
 #include "list.h"
 #include "memory-util.h"
@@ -15,7 +16,7 @@ enum {
         JOB_PRIORITY_MAX = 1000,
         JOB_SERVERS_MAX = 100000,
         JOB_CODE_MAX = 64 << 20, /* bytes */
-        DIGEST_HEX_SIZE = 65,
+
 };
 
 /* A node that holds, or has held, unfinished calls of a job with a server_count. */

@@ -97,6 +97,7 @@ Manager *manager_free(Manager *m) {
         sd_event_source_disable_unref(m->status_timer);
         sd_event_source_disable_unref(m->orphan_timer);
         sd_event_source_disable_unref(m->rest_timer);
+        sd_event_source_disable_unref(m->detached_timer);
         sd_event_source_disable_unref(m->notify_timer);
         state_store_close(m->store);
         master_config_free(m->config);

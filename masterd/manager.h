@@ -61,7 +61,7 @@ struct Manager {
 
         bool schedule_due;
         sd_event_source *work, *deadline_timer, *delay_timer, *status_timer, *orphan_timer, *rest_timer,
-                *notify_timer;
+                *detached_timer, *notify_timer;
         bool notify_due;
 
         MasterBus *bus;

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 
+#include "detached.h"
 #include "job.h"
 #include "json-util.h"
 #include "log.h"
@@ -302,6 +303,8 @@ int node_dispatch(Node *node, Task *task) {
         task_attach(task, attempt);
         task_set_state(task, TASK_STARTING);
         task->dispatched_at = now_usec(CLOCK_REALTIME);
+        if (task->detached)
+                detached_started(task);
         if (!node->peer)
                 return 0;
         /* To a congested link go no payloads: the agent fetches them, with credits. */

@@ -221,7 +221,7 @@ static int hello_client(Peer *peer, json_object *json) {
 
         if (json_get_string(json, "python", 64, &python) < 0 ||
             json_get_string(json, "user", 64, &user) < 0 || !owner_name_is_valid(user) ||
-            json_get_id(json, "session", &key) < 0 ||
+            json_get_id(json, "session", &key) < 0 || id_is_null(key) ||
             json_get_string_optional(json, "host", 255, NULL, &host) < 0) {
                 peer_refuse(peer, "bad-hello", "A client's hello needs python, user and session", NULL);
                 return 0;

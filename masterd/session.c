@@ -123,7 +123,8 @@ void session_disconnected(Session *session) {
                 if (!task->payload_sent)
                         continue;
                 task->payload_sent = false;
-                if (task->state == TASK_ENDED && !task->current && task->result_size > 0)
+                if (task->state == TASK_ENDED && !task->current && task->result_size > 0 &&
+                    !detached_has_result(task))
                         /* Its node went, and nobody knows whether the client has the result. */
                         task_retry(task, true, "its node was lost");
         }

@@ -2,9 +2,11 @@
 #include "stream.h"
 
 #include <errno.h>
+#include <unistd.h>
 
 #include "attempt.h"
 #include "detached.h"
+#include "fd-util.h"
 #include "job.h"
 #include "json-util.h"
 #include "manager.h"
@@ -48,6 +50,7 @@ struct Stream {
         uint64_t relayed; /* bytes passed on */
         uint64_t skip;    /* bytes that come a second time, after the owner's connection broke */
         uint64_t moved_at;
+        int file; /* the owner is a file, -EBADF: a peer */
 };
 
 static void streams_start(Streams *streams);
@@ -79,12 +82,18 @@ static void send_end(Peer *peer, uint64_t number, const char *error, const char 
         (void) connection_send(peer->connection, FRAME_END, json, NULL, 0);
 }
 
+static bool stream_is_flowing(const Stream *s) {
+        return s->owner || s->file >= 0;
+}
+
 /* Off the owner. It begins anew when asked again. */
 static void stream_unhook(Stream *s) {
-        if (!s->owner)
+        if (!stream_is_flowing(s))
                 return;
-        (void) hashmap_remove_u64(s->owner->owned, s->owner_number);
+        if (s->owner)
+                (void) hashmap_remove_u64(s->owner->owned, s->owner_number);
         s->owner = NULL;
+        s->file = close_fd(s->file);
         s->granted = 0;
         s->skip = s->relayed;
         s->streams->n_flowing--;
@@ -127,10 +136,16 @@ void stream_cancel(Stream *s) {
         stream_free(s);
 }
 
+static void stream_fill(Stream *s);
+
 /* Lets the owner send as much as the asker takes, and its connection is not full. */
 static void stream_grant(Stream *s) {
         uint64_t target;
 
+        if (s->file >= 0) {
+                stream_fill(s);
+                return;
+        }
         if (!s->owner)
                 return;
         if (s->asker && connection_is_congested(s->asker->connection))
@@ -142,9 +157,53 @@ static void stream_grant(Stream *s) {
                 s->granted = target;
 }
 
+static int stream_pass(Stream *s, const struct iovec *piece);
+
+/* From the file as far as the asker takes it. */
+static void stream_fill(Stream *s) {
+        _cleanup_(freep) void *buffer = malloc(FRAME_PAYLOAD_SIZE_MAX);
+
+        if (!buffer) {
+                stream_finish(s, false, "busy", "Out of memory");
+                return;
+        }
+        while (s->allowed > 0 && !(s->asker && connection_is_congested(s->asker->connection))) {
+                ssize_t n = read(s->file, buffer, MIN(s->allowed, (uint64_t) FRAME_PAYLOAD_SIZE_MAX));
+
+                if (n < 0 && errno == EINTR)
+                        continue;
+                if (n <= 0) {
+                        stream_finish(s, false, n < 0 ? "gone" : NULL, n < 0 ? "It cannot be read" : NULL);
+                        return;
+                }
+                if (stream_pass(s, &(struct iovec){ buffer, (size_t) n }) < 0)
+                        return;
+                s->moved_at = manager_now(s->streams->manager);
+        }
+}
+
+static bool stream_start_file(Stream *s) {
+        Task *task = manager_task(s->streams->manager, s->task);
+        int fd;
+
+        if (s->sink || !task || !task->detached)
+                return false;
+        fd = detached_open(task, what_table[s->what], s->relayed);
+        if (fd < 0)
+                return false;
+        s->file = fd;
+        s->skip = 0;
+        s->streams->n_flowing++;
+        s->streams->n_waiting--;
+        if (s->asker)
+                s->asker->n_flowing++;
+        stream_fill(s);
+        return true;
+}
+
 static Peer *stream_find_owner(const Stream *s) {
         if (s->what == STREAM_RESULT)
-                return s->node->peer && s->node->reconciled ? s->node->peer : NULL;
+                return s->node && s->node->peer && s->node->reconciled ? s->node->peer : NULL;
         return s->session->peer;
 }
 
@@ -154,10 +213,12 @@ static bool stream_start(Stream *s) {
         Peer *owner = stream_find_owner(s);
         uint64_t number, window;
 
-        if (!owner || owner->connection == NULL || !connection_is_open(owner->connection))
-                return false;
         if (s->streams->n_flowing >= STREAM_FLOWING_MAX ||
             (s->asker && s->asker->n_flowing >= STREAM_FLOWING_PEER_MAX))
+                return false;
+        if (stream_start_file(s))
+                return true;
+        if (!owner || !connection_is_open(owner->connection))
                 return false;
         number = owner->next_stream;
         window = MIN(usec_add(s->allowed, s->skip), (uint64_t) STREAM_WINDOW);
@@ -188,7 +249,7 @@ static void streams_end_stalled(Streams *streams) {
         uint64_t now = manager_now(streams->manager);
 
         LIST_FOREACH(Stream, s, link, &streams->all)
-        if (s->owner && usec_sub(now, s->moved_at) > STREAM_STALL_S * USEC_PER_SEC) {
+        if (stream_is_flowing(s) && usec_sub(now, s->moved_at) > STREAM_STALL_S * USEC_PER_SEC) {
                 stream_finish(s, true, "stalled", "Nothing was taken for a minute while others waited");
                 return;
         }
@@ -203,7 +264,7 @@ static void streams_start(Streams *streams) {
         LIST_FOREACH(Stream, s, link, &streams->all) {
                 if (streams->n_flowing >= STREAM_FLOWING_MAX)
                         break;
-                if (!s->owner)
+                if (!stream_is_flowing(s))
                         (void) stream_start(s);
         }
         streams->starting = false;
@@ -230,6 +291,7 @@ int stream_fetch_own(Streams *streams, Task *task, const char *what, const Strea
         s = new0(Stream);
         if (!s)
                 return -ENOMEM;
+        s->file = -EBADF;
         s->what = (StreamWhat) i;
         s->task = task->id;
         s->attempt = task->attempt;
@@ -290,7 +352,8 @@ int stream_frame_fetch(Peer *peer, json_object *json) {
         task = manager_task(m, id);
         if (!task || (peer->role == PEER_CLIENT && task->session != peer->session) ||
             (peer->role == PEER_AGENT && (!task->current || task->current->node != peer->node)) ||
-            (what == STREAM_RESULT && (!task->current || task->state != TASK_ENDED))) {
+            (what == STREAM_RESULT &&
+             (task->state != TASK_ENDED || (!task->current && !detached_has_result(task))))) {
                 send_end(peer, number, "gone", "The task is not known here, or is elsewhere by now");
                 return 0;
         }
@@ -308,7 +371,8 @@ int stream_frame_fetch(Peer *peer, json_object *json) {
                 .attempt = what == STREAM_RESULT ? task->attempt : (uint32_t) attempt,
                 .size = size,
                 .session = task->session,
-                .node = what == STREAM_RESULT ? task->current->node : NULL,
+                .node = what == STREAM_RESULT && task->current ? task->current->node : NULL,
+                .file = -EBADF,
                 .allowed = window,
         };
         if (what == STREAM_CODE)
@@ -473,6 +537,19 @@ void streams_session_gone(Streams *streams, Session *session) {
         LIST_FOREACH(Stream, s, link, &streams->all)
         if (s->session == session)
                 stream_finish(s, true, "gone", "The client is gone");
+        streams_go_on(streams);
+}
+
+void streams_task_moved(Streams *streams, Task *task) {
+        streams_hold(streams);
+        LIST_FOREACH(Stream, s, link, &streams->all)
+        if (id_equal(s->task, task->id) && s->session != task->session) {
+                if (s->what != STREAM_RESULT && s->owner) {
+                        send_end(s->owner, s->owner_number, "cancelled", NULL);
+                        stream_unhook(s);
+                }
+                s->session = task->session;
+        }
         streams_go_on(streams);
 }
 

@@ -56,4 +56,6 @@ void streams_peer_drained(Streams *streams, Peer *peer);
 void streams_session_connected(Streams *streams, Session *session);
 void streams_session_gone(Streams *streams, Session *session);
 void streams_node_connected(Streams *streams, Node *node);
+/* It belongs to another session now. */
+void streams_task_moved(Streams *streams, Task *task);
 void streams_task_gone(Streams *streams, Task *task);

@@ -249,6 +249,40 @@ void task_attach(Task *task, Attempt *attempt) {
         free_and_strdup(&task->unit, attempt->unit);
 }
 
+void task_rehome(Task *task, Session *session, Job *job) {
+        TaskState state = task->state;
+
+        /* Off the old books … */
+        list_remove(&task->in_status);
+        list_remove(&task->in_result);
+        if (state < TASK_ENDED) {
+                task_set_state(task, TASK_WAITING);
+                list_remove(&task->in_status);
+                list_remove(&task->in_queue);
+                task->session->n_unfinished--;
+        }
+        list_remove(&task->in_session);
+        task->session->n_tasks--;
+        task->job->n_tasks--;
+        /* … onto the new ones. */
+        task->session = session;
+        task->job = job;
+        task->payload_sent = false;
+        list_append(&session->tasks, &task->in_session);
+        session->n_tasks++;
+        job->n_tasks++;
+        streams_task_moved(&task->manager->streams, task);
+        if (state >= TASK_ENDED)
+                return;
+        session->n_unfinished++;
+        if (state == TASK_QUEUED)
+                task_queue(task);
+        else if (state == TASK_WAITING)
+                task_wait(task);
+        else
+                task_set_state(task, state);
+}
+
 static void task_remember_run(Task *task, OutcomeKind outcome) {
         TaskRun *runs, *run;
 
@@ -341,9 +375,9 @@ void task_end(Task *task, OutcomeKind kind, const char *outcome, const char *rec
                 why_log(task);
         }
         manager_log_ended(m, task);
-        if (task->detached && detached_task_ended(task))
-                return;
         session_result(task->session, task, payload);
+        if (task->detached)
+                detached_ended(task);
 }
 
 void task_end_own(Task *task, OutcomeKind kind, const char *key, const char *text) {

@@ -116,6 +116,9 @@ void task_drop_argument(Task *task);
 /* The attempt belongs to the task from now on: it is there, adopted or just made. */
 void task_attach(Task *task, Attempt *attempt);
 
+/* Moves it, as it is, to another session of the same user and the same job there. */
+void task_rehome(Task *task, Session *session, Job *job);
+
 /* Takes the attempt off the task and remembers it among the former ones. The attempt stays on its node. */
 Attempt *task_detach_attempt(Task *task, OutcomeKind outcome);
 

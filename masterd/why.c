@@ -102,12 +102,10 @@ static char *why_busy(Manager *m, const Task *task, const Largest *l) {
                                  " call%s of %s go%s first",
                                  cpus ? "every CPU" : "the memory", l->n_ready, s_if_many(l->n_ready), ahead,
                                  s_if_many(ahead), task->session->user, ahead == 1 ? "es" : "");
-        if (memory && !cpus)
-                return strformat("none of the %u ready node%s has enough memory free%s", l->n_ready,
-                                 s_if_many(l->n_ready),
-                                 unreleased ? " (results that wait to be fetched take some of it)" : "");
-        return strformat("none of the %u ready node%s has enough CPUs free; it is next in its queue",
-                         l->n_ready, s_if_many(l->n_ready));
+        return strformat("%s enough %s free%s; it is next in its queue",
+                         l->n_ready == 1 ? "the only ready node has not" : "none of the ready nodes has",
+                         memory && !cpus ? "memory" : "CPUs",
+                         unreleased && !cpus ? " (results that wait to be fetched take some of it)" : "");
 }
 
 char *why_waiting(Manager *m, const Task *task) {

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import signal
@@ -571,6 +572,105 @@ def test_task_of_another_user_is_out_of_reach(master: Master) -> None:
     bob.send("FETCH", {"stream": 1, "task": task, "attempt": 1, "what": "result", "size": 1, "window": 1000})
     assert bob.expect("END").json["error"] == "gone"
     assert alice.query("task", id=task)["state"] == "starting"
+
+
+# Detached calls
+
+
+def fetch(agent: Wire, stream: int, task: str, what: str, size: int) -> bytes:
+    """All of it, at a small window."""
+    agent.send("FETCH", {"stream": stream, "task": task, "attempt": 1, "what": what, "size": size, "window": 100000})
+    got = b""
+    while True:
+        frame = agent.receive()
+        if frame.type == "END":
+            assert "error" not in frame.json, frame.json
+            return got
+        if frame.type == "DATA":
+            got += frame.payloads[0]
+            agent.send("CREDIT", {"stream": stream, "bytes": len(frame.payloads[0])})
+
+
+def give(owner: Wire, data: bytes) -> None:
+    """Answers one FETCH."""
+    asked = owner.expect("FETCH").json
+    assert asked["size"] == len(data)
+    sent, allowed = 0, asked["window"]
+    while sent < len(data):
+        piece = data[sent:sent + min(allowed - sent, 200000)]
+        if piece:
+            owner.send("DATA", {"stream": asked["stream"]}, [piece])
+            sent += len(piece)
+        else:
+            allowed += owner.expect("CREDIT").json["bytes"]
+    owner.send("END", {"stream": asked["stream"]})
+
+
+def test_detached_outlives_client_and_master(master: Master) -> None:
+    code, argument, value = os.urandom(5000), os.urandom(700000), os.urandom(900000)
+    client = Client(master.port)
+    job = client.job(detach=True, code=hashlib.sha256(code).hexdigest(), code_size=len(code), name="night")
+    task = client.submit(job, 1, b"", size=len(argument))[0]
+    give(client, argument)
+    give(client, code)
+    client.query("version")
+    client.goodbye()
+    wait_until(lambda: master.operator().query("task", id=task)["state"] == "queued")
+    master.kill()
+    master.start()
+    agent = Agent(master.port, report=[])
+    held = agent.dispatched(1)
+    assert held[0]["id"] == task and held[0]["name"] == "night"
+    assert fetch(agent, 1, task, "args", len(argument)) == argument
+    assert fetch(agent, 3, task, "code", len(code)) == code
+    agent.started(held)
+    agent.ended(held, value, inline=False)
+    give(agent, value)
+    assert agent.expect("RELEASE").json["tasks"][0]["id"] == task
+    master.kill()
+    master.start()
+    with pytest.raises(LookupError, match="not-found"):
+        Client(master.port, "bob").query("attach", id=task)
+    back = Client(master.port)
+    assert back.query("attach", id=task)["state"] == "ended"
+    result = back.results(1, ack=False)[task]
+    assert result["outcome"] == {"kind": "value"} and result["size"] == len(value) and result["node"] == "node1"
+    assert fetch(back, 1, task, "result", len(value)) == value
+    back.send("ACK", {"tasks": [task]})
+    back.query("version")
+    assert not list((master.directory / "state" / ".detached").iterdir())
+    master.kill()
+    master.start()
+    with pytest.raises(LookupError, match="not-found"):
+        Client(master.port).query("attach", id=task)
+
+
+def test_detached_with_wrong_code_is_not_kept(master: Master) -> None:
+    client = Client(master.port)
+    job = client.job(detach=True, code="0" * 64, code_size=5)
+    task = client.submit(job, 1, b"argument")[0]
+    give(client, b"wrong")
+    client.query("version")
+    client.goodbye()
+    wait_until(lambda: master.operator().query("task", id=task)["outcome"])
+    assert master.operator().query("task", id=task)["outcome"]["kind"] == "cancelled"
+
+
+def test_detached_running_goes_on_without_its_client(master: Master) -> None:
+    agent, client = ready(master), Client(master.port)
+    code = b"code!"
+    job = client.job(detach=True, code=hashlib.sha256(code).hexdigest(), code_size=5)
+    task = client.submit(job, 1, b"argument")[0]
+    give(client, code)
+    held = agent.dispatched(1)
+    agent.started(held)
+    client.query("version")
+    client.goodbye()
+    assert not [f for f in agent.drain(0.3) if f.type == "STOP"]
+    other = Client(master.port)
+    assert other.query("attach", id=task)["state"] == "running"
+    agent.ended(held, b"value")
+    assert other.results(1)[task]["data"] == b"value"
 
 
 # Queries

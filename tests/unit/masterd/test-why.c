@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "fixture.h"
+#include "why.h"
+
+static void assert_says(char *sentence, const char *part) {
+        assert_non_null(sentence);
+        if (!strstr(sentence, part))
+                fail_msg("'%s' does not say '%s'", sentence, part);
+        free(sentence);
+}
+
+static void test_waiting(void **state) {
+        _cleanup_(manager_freep) Manager *m = fixture_new();
+        Session *session = fixture_session(m, "alice");
+        Task *huge = fixture_task(fixture_job(session, 64, MIB(1))),
+             *fat = fixture_task(fixture_job(session, 1, GIB(4))),
+             *task = fixture_task(fixture_job(session, 1, MIB(1)));
+        Node *node;
+
+        assert_says(why_waiting(m, task), "no node has ever connected");
+        node = fixture_node(m, "agent2", 2, MIB(100));
+        assert_says(why_waiting(m, huge), "no node has 64 CPUs: the largest, agent2, has 2");
+        assert_says(why_waiting(m, fat), "no node has 4.0G of memory: the largest, agent2, has 100.0M");
+        node->state = NODE_SUSPECT;
+        assert_says(why_waiting(m, task), "no node is ready (1 suspect");
+        node->state = NODE_LOST;
+        assert_says(why_waiting(m, task), "all 1 known nodes are lost");
+        node->state = NODE_READY;
+        node->mcpus_used = 2000;
+        assert_says(why_waiting(m, task), "go first");
+        node->mcpus_used = 0;
+        node->unreleased = MIB(100);
+        assert_says(why_waiting(m, task), "memory");
+        task_wait(task);
+        node->lost = false;
+        assert_says(why_waiting(m, task), "the master restarted");
+}
+
+typedef struct Sentence {
+        OutcomeKind kind;
+        const char *outcome, *says;
+} Sentence;
+
+static void test_ended(void **state) {
+        static const Sentence sentences[] = {
+                { OUTCOME_MEMORY, "{\"limit\":67108864,\"peak\":68157440}",
+                  "memory limit of 64.0M (peak 65.0M)" },
+                { OUTCOME_TIMEOUT, "{\"limit_ms\":1500}", "timeout of 1.5" },
+                { OUTCOME_DEADLINE, "{\"limit_ms\":60000}", "deadline of 1min" },
+                { OUTCOME_CPU_TIME, "{\"limit_ms\":2000}", "CPU time of 2.0s" },
+                { OUTCOME_DISK, "{\"limit\":1048576}", "/tmp of 1.0M" },
+                { OUTCOME_EXIT, "{\"status\":3}", "status 3" },
+                { OUTCOME_SIGNAL, "{\"name\":\"SIGSEGV\"}", "SIGSEGV: a crash" },
+                { OUTCOME_SYSCALL, "{\"name\":\"bpf\"}", "system call bpf" },
+                { OUTCOME_CANCELLED, "{\"by\":\"bob\"}", "cancelled by bob" },
+                { OUTCOME_ENVIRONMENT, "{\"log\":\"a\\nno such package\"}", "no such package" },
+                { OUTCOME_RESULT_PICKLING, "{\"name\":\"lock\",\"message\":\"m\"}", "lock (m)" },
+                { OUTCOME_NODE_LOST, "{\"message\":\"m\"}", "2 attempts" },
+                { OUTCOME_REFUSED, "{\"message\":\"no policy\"}", "refused: no policy" },
+                { OUTCOME_EXCEPTION, "{}", "raised an exception" },
+        };
+        _cleanup_(manager_freep) Manager *m = fixture_new();
+
+        for (size_t i = 0; i < ELEMENTSOF(sentences); i++) {
+                TaskView view = { .name = "f",
+                                  .owner = "alice",
+                                  .state = "ended",
+                                  .node = "n1",
+                                  .unit = "u.scope",
+                                  .attempt = 2,
+                                  .kind = sentences[i].kind,
+                                  .outcome = sentences[i].outcome };
+
+                assert_says(why_sentence(m, &view), sentences[i].says);
+                assert_says(why_sentence(m, &view), "It ran on n1 in u.scope.");
+        }
+}
+
+int main(void) {
+        const struct CMUnitTest tests[] = { cmocka_unit_test(test_waiting), cmocka_unit_test(test_ended) };
+
+        return cmocka_run_group_tests(tests, NULL, NULL);
+}
