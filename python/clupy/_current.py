@@ -105,3 +105,9 @@ def _end() -> None:
             _reporter.flush()
     except Exception:
         return
+
+
+def _forget() -> None:
+    """After a rehearsal: outside of a task again."""
+    global _task, _reporter
+    _task = _reporter = None

@@ -50,6 +50,8 @@ _THREAD_VARIABLES = (
 )
 
 _rehearsal: List[bytes] = []  # a function and its arguments, as a client would send them
+_REHEARSAL = {"task": "0" * 32, "attempt": 0, "job": "0" * 32, "node": "", "owner": "", "unit": "", "cpus": 1}
+_prepared_process = 0  # the process that _process_prepare() was done in
 
 Outcome = Tuple[int, int, int, str]
 
@@ -57,6 +59,7 @@ Outcome = Tuple[int, int, int, str]
 def prepare() -> None:
     """Imports what tasks need, while it is shared by all of them. Call once, in the zygote, with one thread."""
     _streams_prepare()
+    _limit_threads(1)  # a package that starts threads while it is imported makes the zygote useless
     _preimport()
     # A lambda travels by value, as most functions of users do.
     _rehearsal[:] = [_payload.dumps(lambda a, b: {str(i): a * b for i in range(8)}),
@@ -99,13 +102,11 @@ def _join(buffers: List[_payload.Buffer]) -> bytes:
 
 def rehearse() -> None:
     """Goes the way of a call, for a function of our own, and forgets it. In the child, as the task's user."""
-    _process_prepare()
-    if not _rehearsal:
-        return
-    _reseed()
-    code_fd, args_fd = (_payload.to_memfd([part], "rehearsal") for part in _rehearsal)
-    function, args, kwargs = _load(code_fd, args_fd, [])
-    os.close(_payload.to_memfd(_payload.encode(function(*args, **kwargs)), "rehearsal"))
+    if _rehearsal:
+        code_fd, args_fd = (_payload.to_memfd([part], "rehearsal") for part in _rehearsal)
+        _, memfd, _, _ = run(-1, code_fd, args_fd, _REHEARSAL)
+        os.close(memfd)
+        _current._forget()
 
 
 def _process_prepare() -> None:
@@ -121,6 +122,7 @@ def _process_prepare() -> None:
 
 def run(control_fd: int, code_fd: int, args_fd: int, context: Mapping[str, Any]) -> Outcome:
     """Runs one call; see the top of this file. Raises nothing that a function could cause."""
+    global _prepared_process
     cpus = max(1, int(context["cpus"]))
     _current._begin(_current.CurrentTask(
         id=context["task"], attempt=int(context["attempt"]), job=context["job"], node=context["node"],
@@ -128,7 +130,9 @@ def run(control_fd: int, code_fd: int, args_fd: int, context: Mapping[str, Any])
     retry_on: List[type] = []
     process = os.getpid()
     try:
-        _process_prepare()
+        if _prepared_process != process:
+            _process_prepare()
+            _prepared_process = process
         _limit_threads(cpus)
         _reseed()
         function, args, kwargs = _load(code_fd, args_fd, retry_on)
@@ -175,8 +179,10 @@ def _load(code_fd: int, args_fd: int, retry_on: List[type]) -> Tuple[Callable[..
 
 
 def _limit_threads(cpus: int) -> None:
+    number = str(cpus)
     for name in _THREAD_VARIABLES:
-        os.environ[name] = str(cpus)
+        if os.environ.get(name) != number:
+            os.environ[name] = number
     torch = sys.modules.get("torch")
     if torch is not None:
         with contextlib.suppress(Exception):
