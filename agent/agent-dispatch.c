@@ -51,12 +51,12 @@ typedef struct Order {
 } Order;
 
 static const char *copy_name(char *field, size_t size, const char *value) {
-        size_t n = strlen(value);
+        size_t n = strnlen(value, size);
 
         /* The whole field is compared as a part of the zygote's key: no rests behind the end. */
         memset(field, 0, size);
-        if (n >= size) {
-                n = size - 1;
+        if (n == size) {
+                n--;
                 while (n > 0 && ((unsigned char) value[n] & 0xc0) == 0x80)
                         n--; /* not in the middle of a character */
         }

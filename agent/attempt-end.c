@@ -12,14 +12,16 @@ static int attempt_end_allocate(OutcomeKind kind, const char *detail, AttemptEnd
         /* Names in it come from a task or a stranger; the master's JSON takes UTF-8 only. */
         _cleanup_(freep) char *text = text_for_message(strempty(detail), 512);
         AttemptEnd *end;
+        size_t size;
 
         if (!text)
                 return -ENOMEM;
-        end = calloc(1, sizeof(AttemptEnd) + strlen(text) + 1);
+        size = strlen(text) + 1;
+        end = calloc(1, sizeof(AttemptEnd) + size);
         if (!end)
                 return -ENOMEM;
         end->kind = kind;
-        strcpy(end->detail, text);
+        memcpy(end->detail, text, size);
         *ret = end;
         return 0;
 }

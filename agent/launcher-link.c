@@ -53,22 +53,21 @@ static QueuedRequest *queued_request_free(QueuedRequest *q) {
 }
 DEFINE_CLEANUP(QueuedRequest, queued_request_free);
 
-static int queued_request_new(const LauncherRequest *request, const int *fds, size_t n_fds,
-                              QueuedRequest **ret) {
+/* NULL without memory or descriptors. */
+static QueuedRequest *queued_request_new(const LauncherRequest *request, const int *fds, size_t n_fds) {
         _cleanup_(queued_request_freep) QueuedRequest *q = NULL;
 
         q = new0(QueuedRequest);
         if (!q)
-                return -ENOMEM;
+                return NULL;
         q->request = *request;
         for (size_t i = 0; i < n_fds; i++) {
                 q->fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 3);
                 if (q->fds[i] < 0)
-                        return -errno;
+                        return NULL;
                 q->n_fds++;
         }
-        *ret = TAKE_PTR(q);
-        return 0;
+        return TAKE_PTR(q);
 }
 
 static void launcher_link_disconnect(LauncherLink *l) {
@@ -218,6 +217,7 @@ static int on_io(sd_event_source *source, int fd, uint32_t events, void *userdat
 int launcher_link_new(sd_event *event, const char *path, const LauncherLinkHandlers *handlers,
                       void *userdata, LauncherLink **ret) {
         _cleanup_(launcher_link_freep) LauncherLink *l = NULL;
+        size_t size;
         int r;
 
         l = new0(LauncherLink);
@@ -230,9 +230,10 @@ int launcher_link_new(sd_event *event, const char *path, const LauncherLinkHandl
         l->retry_usec = RETRY_FIRST_USEC;
         list_init(&l->queue);
         l->address.sun_family = AF_UNIX;
-        if (strlen(path) >= sizeof(l->address.sun_path))
+        size = strlen(path) + 1;
+        if (size > sizeof(l->address.sun_path))
                 return -ENAMETOOLONG;
-        strcpy(l->address.sun_path, path);
+        memcpy(l->address.sun_path, path, size);
         r = sd_event_add_time_relative(event, &l->retry, CLOCK_MONOTONIC, 0, 10 * USEC_PER_MSEC, on_retry,
                                        l);
         if (r < 0)
@@ -259,9 +260,9 @@ int launcher_link_send(LauncherLink *l, LauncherRequest *request, const int *fds
         }
         if (l->n_queued >= LAUNCHER_QUEUE_MAX)
                 return -ENOBUFS;
-        r = queued_request_new(request, fds, n_fds, &q);
-        if (r < 0)
-                return r;
+        q = queued_request_new(request, fds, n_fds);
+        if (!q)
+                return -ENOMEM;
         list_append(&l->queue, &q->queue);
         l->n_queued++;
         (void) sd_event_source_set_io_events(l->io, EPOLLIN | EPOLLOUT);

@@ -108,7 +108,7 @@ static void master_link_complain(MasterLink *l, const char *where, const char *w
                  strstr(why, where) ? "" : ": ", why);
         level = streq(text, l->last_why) ? LOG_DEBUG : LOG_WARNING;
         log_full(level, "The master cannot be had, trying on: %s", text);
-        strcpy(l->last_why, text);
+        memcpy(l->last_why, text, sizeof(text));
 }
 
 static void master_link_drop(MasterLink *l) {

@@ -139,16 +139,18 @@ static void payload_in_begin_waiting(PayloadStreams *p);
 static int on_pump(sd_event_source *source, void *userdata) {
         PayloadStreams *p = userdata;
         _cleanup_(freep) uint8_t *buffer = NULL;
+        PayloadOut *out;
         size_t sent = 0;
 
         payload_in_begin_waiting(p);
         /* The buffer lives only as long as there is something to send. */
-        while (!list_is_empty(&p->turns) && sent < PUMP_MAX && !p->wire->congested(p->userdata)) {
+        while ((out = LIST_FIRST(PayloadOut, turn, &p->turns)) && sent < PUMP_MAX &&
+               !p->wire->congested(p->userdata)) {
                 if (!buffer)
                         buffer = malloc(PAYLOAD_CHUNK);
                 if (!buffer)
                         break;
-                sent += payload_out_turn(LIST_FIRST(PayloadOut, turn, &p->turns), buffer);
+                sent += payload_out_turn(out, buffer);
         }
         if (!list_is_empty(&p->turns) && !p->wire->congested(p->userdata))
                 payload_streams_wake(p);
@@ -200,13 +202,13 @@ PayloadStreams *payload_streams_free(PayloadStreams *p) {
 
 void payload_streams_reset(PayloadStreams *p) {
         PayloadOut *out;
+        PayloadIn *in;
 
         HASHMAP_FOREACH(out, p->out)
         payload_out_free(out);
         /* A callback may cancel others: from the front until there is none. None may start here. */
-        while (!list_is_empty(&p->all_in))
-                payload_in_end(LIST_FIRST(PayloadIn, all, &p->all_in), -ECONNRESET,
-                               "the connection to the master was lost");
+        while ((in = LIST_FIRST(PayloadIn, all, &p->all_in)))
+                payload_in_end(in, -ECONNRESET, "the connection to the master was lost");
         p->next_stream = 1;
 }
 

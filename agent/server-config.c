@@ -138,7 +138,7 @@ static int machine_name(char **ret) {
         char name[HOST_NAME_MAX + 1] = "";
 
         if (gethostname(name, sizeof(name) - 1) < 0 || !node_name_is_valid(name))
-                strcpy(name, "localhost");
+                return free_and_strdup(ret, "localhost");
         return free_and_strdup(ret, name);
 }
 

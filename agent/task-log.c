@@ -91,6 +91,8 @@ static void timer_set(sd_event_source *timer, uint64_t usec) {
 
 static int frame_add(json_object *array, LogBuffer *b, size_t payload, struct iovec *ret) {
         json_object *object;
+        char note[80];
+        size_t size;
         int r;
 
         r = json_append_new_object(array, &object);
@@ -102,20 +104,19 @@ static int frame_add(json_object *array, LogBuffer *b, size_t payload, struct io
                 r = json_add_uint64(object, "payload", payload);
         if (r < 0)
                 return r;
+        size = b->size;
         if (b->skipped > 0) {
-                _cleanup_(freep) char *note =
-                        strformat("[%" PRIu64 " bytes were printed too fast and left out]\n", b->skipped);
-                size_t n = note ? strlen(note) : 0;
-                uint8_t *with_note = note ? malloc(n + b->size) : NULL;
+                int n = snprintf(note, sizeof(note),
+                                 "[%" PRIu64 " bytes were printed too fast and left out]\n", b->skipped);
 
-                if (!with_note)
-                        return -ENOMEM;
-                memcpy(with_note, note, n);
-                memcpy(with_note + n, b->data, b->size);
-                *ret = (struct iovec){ .iov_base = with_note, .iov_len = n + b->size };
-                return 0;
+                r = ARRAY_RESERVE(b->data, b->capacity, size + (size_t) n);
+                if (r < 0)
+                        return r;
+                memmove(b->data + n, b->data, size);
+                memcpy(b->data, note, (size_t) n);
+                size += (size_t) n;
         }
-        *ret = (struct iovec){ .iov_base = TAKE_PTR(b->data), .iov_len = b->size };
+        *ret = (struct iovec){ .iov_base = TAKE_PTR(b->data), .iov_len = size };
         return 0;
 }
 
