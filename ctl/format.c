@@ -132,7 +132,7 @@ char *format_span(int64_t ms) {
         if (ms < 1000)
                 return strformat("%dms", (int) ms);
         if (ms < 60000)
-                return strformat("%.1fs", (double) (ms / 100) / 10);
+                return strformat("%d.%ds", (int) (ms / 1000), (int) (ms / 100 % 10));
         return format_age(0, ms);
 }
 

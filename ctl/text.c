@@ -57,11 +57,11 @@ char *text_fit(const char *s, size_t width) {
                 columns += w;
                 taken += MAX(n, (size_t) 1);
         }
-        cut = malloc(taken + strlen("…") + 1);
+        cut = malloc(taken + sizeof("…"));
         if (!cut)
                 return NULL;
         memcpy(cut, s, taken);
-        strcpy(cut + taken, "…");
+        memcpy(cut + taken, "…", sizeof("…"));
         return cut;
 }
 
