@@ -145,8 +145,10 @@ static void result_settle(Attempt *attempt) {
 
 void attempt_task_exited(Attempt *attempt, const siginfo_t *information) {
         attempt->exit = *information;
-        attempt->ended_usec = now_usec(CLOCK_BOOTTIME);
-        attempt->ended_at = now_usec(CLOCK_REALTIME);
+        if (attempt->result == OUTCOME_NONE) {
+                attempt->ended_usec = now_usec(CLOCK_BOOTTIME);
+                attempt->ended_at = now_usec(CLOCK_REALTIME);
+        }
         attempt_set_state(attempt, ATTEMPT_ENDING);
 }
 

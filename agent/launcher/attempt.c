@@ -555,6 +555,9 @@ void attempt_message(Attempt *attempt, const TaskMessage *message, int fd) {
         } else if (kind != OUTCOME_RESULT_PICKLING)
                 return;
         attempt->result = kind;
+        attempt->ended_usec =
+                now_usec(CLOCK_BOOTTIME); /* what the process does until its end is not the function's */
+        attempt->ended_at = now_usec(CLOCK_REALTIME);
         attempt->result_fd = TAKE_FD(memfd);
         attempt->result_size = size;
         attempt->retry = kind == OUTCOME_EXCEPTION && message->retry != 0;
