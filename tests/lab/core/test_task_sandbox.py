@@ -164,6 +164,22 @@ def test_a_process_handed_in_that_is_no_task_gets_nothing(node: Node, preimport:
     assert after["pid"] == before["pid"] and not after["remains"], after
 
 
+@pytest.mark.parametrize("code", ["import ctypes\nctypes.CDLL(None).syscall(250, 0, 0, 0)\n",  # keyctl
+                                  "import os\nos.kill(os.getpid(), 9)\n", "import os\nos._exit(0)\n",
+                                  "import threading, time\nthreading.Thread(target=time.sleep, args=(99,), daemon=True).start()\n"],
+                         ids=["fatal call", "killed", "exit", "thread"])
+def test_a_package_that_ends_or_spoils_its_zygote(node: Node, preimport: Any, code: str) -> None:
+    node.write(f"{PACKAGES}/impostor.py", code)
+    before = remains(node)
+    preimport("impostor")
+    result = run(node, "def task():\n    return 1\n", "spoiler")
+    assert result["op"] == "REFUSED" or result["outcome"] in ("INFRASTRUCTURE", "ENVIRONMENT"), result
+    node.run(["rm", "-f", f"{PACKAGES}/test.preimport"])
+    assert run(node, "def task():\n    return 1\n", "neighbour")["value"] == 1
+    after = remains(node)
+    assert after["pid"] == before["pid"] and not after["remains"], after
+
+
 FATAL = {"bpf": 321, "keyctl": 250, "add_key": 248, "perf_event_open": 298, "userfaultfd": 323, "init_module": 175,
          "kexec_load": 246, "open_by_handle_at": 304, "swapon": 167}
 
