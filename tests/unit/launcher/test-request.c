@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "macros.h"
+#include "request-check.h"
+#include "settings.h"
+
+static LauncherRequest good_start(void) {
+        LauncherRequest request = {
+                .version = LAUNCHER_PROTOCOL_VERSION,
+                .op = LAUNCHER_START,
+                .attempt = 1,
+                .start = { .key = { .owner = "alice", .environment = "default", .policy = "default" },
+                           .name = "primes",
+                           .memory_max = MIB(512),
+                           .cpu_quota_usec = 1000000,
+                           .tasks_max = 512,
+                           .cpus = 1 },
+        };
+        return request;
+}
+
+static int check(const LauncherRequest *request, size_t n_fds) {
+        const char *why;
+        int r = request_check(request, sizeof(*request), n_fds, &why);
+
+        assert_non_null(why);
+        return r;
+}
+
+static void a_good_start_is_taken(void **state) {
+        LauncherRequest request = good_start();
+
+        assert_int_equal(check(&request, 2), 0);
+        request.start.name[0] = '\0';
+        memset(request.start.name, 0, sizeof(request.start.name));
+        assert_int_equal(check(&request, 2), 0);
+}
+
+static void size_fds_and_version_count(void **state) {
+        LauncherRequest request = good_start();
+        const char *why;
+
+        assert_int_equal(request_check(&request, sizeof(request) - 1, 2, &why), -EBADMSG);
+        assert_int_equal(request_check(&request, 0, 0, &why), -EBADMSG);
+        assert_int_equal(check(&request, 0), -EBADMSG);
+        assert_int_equal(check(&request, 1), -EBADMSG);
+        request.version++;
+        assert_int_equal(check(&request, 2), -EPROTONOSUPPORT);
+        request.version--;
+        request.reserved = 1;
+        assert_int_equal(check(&request, 2), -EBADMSG);
+        request = (LauncherRequest){ .version = LAUNCHER_PROTOCOL_VERSION, .op = LAUNCHER_HELLO };
+        assert_int_equal(check(&request, 0), 0);
+        assert_int_equal(check(&request, 1), -EBADMSG);
+        request.op = 0;
+        assert_int_equal(check(&request, 0), -EBADMSG);
+        request.op = LAUNCHER_ENDED;
+        assert_int_equal(check(&request, 0), -EBADMSG);
+}
+
+#define REFUSED(field, value)                                                                               \
+        do {                                                                                                \
+                LauncherRequest request = good_start();                                                     \
+                request.field = (value);                                                                    \
+                assert_int_equal(check(&request, 2), -EINVAL);                                              \
+        } while (false)
+
+static void figures_have_bounds(void **state) {
+        REFUSED(start.memory_max, REQUEST_MEMORY_MIN - 1);
+        REFUSED(start.memory_max, UINT64_MAX);
+        REFUSED(start.cpu_quota_usec, 9999);
+        REFUSED(start.cpu_quota_usec, UINT64_MAX);
+        REFUSED(start.cpu_time_max_usec, UINT64_MAX);
+        REFUSED(start.timeout_usec, UINT64_MAX);
+        REFUSED(start.deadline_usec, UINT64_MAX);
+        REFUSED(start.tmp_max, 1);
+        REFUSED(start.tmp_max, UINT64_MAX);
+        REFUSED(start.tasks_max, 0);
+        REFUSED(start.tasks_max, 32769);
+        REFUSED(start.cpus, 0);
+        REFUSED(start.cpus, UINT32_MAX);
+        REFUSED(start.key.host_network, 2);
+        REFUSED(start.key.reserved, 1);
+}
+
+static void texts_are_ended_padded_and_clean(void **state) {
+        static const struct {
+                size_t offset, size;
+                const char *text;
+        } bad[] = {
+                { offsetof(LauncherRequest, start.key.owner), OWNER_NAME_MAX, "" },
+                { offsetof(LauncherRequest, start.key.owner), OWNER_NAME_MAX, "a/b" },
+                { offsetof(LauncherRequest, start.key.owner), OWNER_NAME_MAX, "a\nb" },
+                { offsetof(LauncherRequest, start.key.owner), OWNER_NAME_MAX, "\xff" },
+                { offsetof(LauncherRequest, start.key.policy), POLICY_NAME_MAX, "../default" },
+                { offsetof(LauncherRequest, start.key.policy), POLICY_NAME_MAX, "Default" },
+                { offsetof(LauncherRequest, start.key.policy), POLICY_NAME_MAX, "" },
+                { offsetof(LauncherRequest, start.key.environment), ENVIRONMENT_NAME_MAX, "a b" },
+                { offsetof(LauncherRequest, start.name), TASK_NAME_MAX, "a\nb" },
+                { offsetof(LauncherRequest, start.name), TASK_NAME_MAX, "\xc3" },
+        };
+
+        for (size_t i = 0; i < ELEMENTSOF(bad); i++) {
+                LauncherRequest request = good_start();
+                char *field = (char *) &request + bad[i].offset;
+                memset(field, 0, bad[i].size);
+                strcpy(field, bad[i].text);
+                assert_int_equal(check(&request, 2), -EINVAL);
+        }
+        LauncherRequest request = good_start();
+        memset(request.start.key.owner, 'a', sizeof(request.start.key.owner));
+        assert_int_equal(check(&request, 2), -EINVAL); /* no end */
+        request = good_start();
+        request.start.key.owner[20] = 'x';
+        assert_int_equal(check(&request, 2), -EINVAL); /* something behind the end */
+}
+
+static void stop_lease_and_pool(void **state) {
+        LauncherRequest request = { .version = LAUNCHER_PROTOCOL_VERSION, .op = LAUNCHER_STOP };
+
+        assert_int_equal(check(&request, 0), -EINVAL);
+        request.stop.why = OUTCOME_CANCELLED;
+        assert_int_equal(check(&request, 0), 0);
+        request.stop.why = OUTCOME_MEMORY;
+        assert_int_equal(check(&request, 0), -EINVAL);
+        request.stop.why = OUTCOME_SUPERSEDED;
+        request.stop.grace_usec = UINT64_MAX;
+        assert_int_equal(check(&request, 0), -EINVAL);
+
+        request = (LauncherRequest){ .version = LAUNCHER_PROTOCOL_VERSION,
+                                     .op = LAUNCHER_LEASE,
+                                     .lease = { 1 } };
+        assert_int_equal(check(&request, 0), 0);
+        request.lease.until_usec = UINT64_MAX;
+        assert_int_equal(check(&request, 0), -EINVAL);
+
+        request = (LauncherRequest){ .version = LAUNCHER_PROTOCOL_VERSION, .op = LAUNCHER_POOL };
+        request.pool.key = good_start().start.key;
+        request.pool.count = 64;
+        assert_int_equal(check(&request, 0), 0);
+        request.pool.count = 65;
+        assert_int_equal(check(&request, 0), -EINVAL);
+}
+
+static void settings_have_bounds(void **state) {
+        LauncherSettings settings, bad;
+
+        settings_default(&settings);
+        assert_int_equal(settings_check(&settings), 0);
+        bad = settings;
+        bad.uid_start = 1000; /* people's */
+        assert_int_equal(settings_check(&bad), -EINVAL);
+        bad = settings;
+        bad.uid_count = 10;
+        assert_int_equal(settings_check(&bad), -EINVAL);
+        bad = settings;
+        bad.uid_start = UINT32_MAX - 10;
+        assert_int_equal(settings_check(&bad), -EINVAL);
+        bad = settings;
+        bad.zygotes_max = 0;
+        assert_int_equal(settings_check(&bad), -EINVAL);
+        bad = settings;
+        memset(bad.node, 'x', sizeof(bad.node));
+        assert_int_equal(settings_check(&bad), -EINVAL);
+        assert_int_equal(settings_read("/nonexistent", &bad), -ENOENT);
+        assert_int_equal(settings_read("/proc/self/status", &bad), -EBADMSG);
+}
+
+int main(void) {
+        const struct CMUnitTest tests[] = {
+                cmocka_unit_test(a_good_start_is_taken), cmocka_unit_test(size_fds_and_version_count),
+                cmocka_unit_test(figures_have_bounds),   cmocka_unit_test(texts_are_ended_padded_and_clean),
+                cmocka_unit_test(stop_lease_and_pool),   cmocka_unit_test(settings_have_bounds),
+        };
+        return cmocka_run_group_tests(tests, NULL, NULL);
+}
