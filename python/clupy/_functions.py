@@ -21,7 +21,7 @@ import threading
 import time
 import types
 import weakref
-from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Set, Tuple
+from typing import Any, Callable, ClassVar, Dict, Iterator, List, Mapping, NamedTuple, Optional, Set, Tuple
 
 import cloudpickle  # type: ignore[import-untyped, import-not-found, unused-ignore]
 import cloudpickle.cloudpickle as _cloudpickle  # type: ignore[import-untyped, import-not-found, unused-ignore]
@@ -479,7 +479,7 @@ class _ExceptionUnpickler(_PythonUnpickler):  # type: ignore[misc]
     """Makes exceptions as they were. Exceptions are pickled as their type and `args`, which are rarely what a type's
     own __init__ takes: it would fail, or make another text of them."""
 
-    dispatch: Dict[int, Any] = dict(_PythonUnpickler.dispatch)
+    dispatch: ClassVar[Dict[int, Any]] = dict(_PythonUnpickler.dispatch)
 
     def __init__(self, data: bytes) -> None:
         super().__init__(io.BytesIO(data))

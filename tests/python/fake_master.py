@@ -91,7 +91,7 @@ class Runner:
 class Link:
     """One accepted connection; frames may be sent from any thread."""
 
-    def __init__(self, master: "FakeMaster", sock: socket.socket) -> None:
+    def __init__(self, master: FakeMaster, sock: socket.socket) -> None:
         self.master = master
         self.sock = sock
         self.lock = threading.Lock()
@@ -161,6 +161,7 @@ class FakeMaster:
         self.jobs: Dict[str, Dict[str, Any]] = {}
         self.tasks: Dict[str, Dict[str, Any]] = {}
         self.results: Dict[str, Tuple[Dict[str, Any], bytes]] = {}  # unacknowledged
+        self.sessions: Dict[str, set] = {}  # of each task: who gets its results
         self.executions: List[str] = []
         self.acknowledged: List[str] = []
         self.codes: Dict[str, bytes] = {}
@@ -169,7 +170,7 @@ class FakeMaster:
         self._closed = False
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def __enter__(self) -> "FakeMaster":
+    def __enter__(self) -> FakeMaster:
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -251,6 +252,9 @@ class FakeMaster:
                     self.frames.append((kind, message))
                 self._handle(link, kind, message, payloads)
         except (EOFError, OSError):
+            with self.lock:
+                if link in self.links:
+                    self.links.remove(link)
             link.close()
 
     def _handle(self, link: Link, kind: int, message: Dict[str, Any], payloads: List[bytes]) -> None:
@@ -262,6 +266,7 @@ class FakeMaster:
             for task in message["tasks"]:
                 assert task["job"] in link.jobs, "a job is defined before its first task"
                 with self.lock:
+                    self.sessions.setdefault(task["id"], set()).add(link.hello["session"])
                     if task["id"] in self.tasks or task["id"] in self.results:
                         continue
                     self.tasks[task["id"]] = task
@@ -339,7 +344,7 @@ class FakeMaster:
 
     def status(self, status: Dict[str, Any]) -> None:
         with self.lock:
-            links = list(self.links)
+            links = [link for link in self.links if link.hello["session"] in self.sessions[status["id"]]]
         for link in links:
             try:
                 link.send(STATUS, {"tasks": [status]})
@@ -361,7 +366,7 @@ class FakeMaster:
 
     def deliver(self, link: Link, task_id: str) -> None:
         entry = self.results.get(task_id)
-        if entry is None:
+        if entry is None or link.hello["session"] not in self.sessions[task_id]:
             return
         result, payload = entry
         try:

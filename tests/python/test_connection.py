@@ -16,6 +16,7 @@ import clupy
 import pytest
 from clupy import _config, _frame
 from clupy._units import format_duration, format_size, parse_duration, parse_size
+
 from fake_master import ACK, CANCEL, GOODBYE, HEADER, SUBMIT, FakeMaster
 
 

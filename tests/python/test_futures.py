@@ -17,6 +17,7 @@ from typing import Any, List
 
 import clupy
 import pytest
+
 from fake_master import ANSWER, CANCEL, FakeMaster
 
 
@@ -228,6 +229,7 @@ def test_attach(client: clupy.Client, master: FakeMaster) -> None:
         if message["args"]["id"] == "f" * 32:
             link.send(ANSWER, {"id": message["id"], "ok": False, "error": "not-found", "message": "no such task"})
         else:
+            master.sessions[message["args"]["id"]] = {link.hello["session"]}  # from now on they are its results
             link.send(ANSWER, {"id": message["id"], "ok": True, "result": {"id": message["args"]["id"],
                                                                           "state": "running"}})
 
@@ -237,6 +239,7 @@ def test_attach(client: clupy.Client, master: FakeMaster) -> None:
         owner = other.parallel(same, detach=True)({"deep": 1})
         future = client.attach(owner.id)
         assert future.running() and future.id == owner.id
+        assert not owner.done()
         master.hold.set()
         assert future.result(20) == {"deep": 1}
     with pytest.raises(clupy.ClupyError, match="no such task"):
@@ -245,14 +248,14 @@ def test_attach(client: clupy.Client, master: FakeMaster) -> None:
         client.attach("nonsense")
 
 
-def _program(text: str, master: FakeMaster, *arguments: str) -> "subprocess.Popen[str]":
+def _program(master: FakeMaster, *arguments: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2] / "python"),
                    "CLUPY_MASTER_URL": master.url}
     return subprocess.Popen([sys.executable, "-", *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, text=True, env=environment)
 
 
-def _feed(process: "subprocess.Popen[str]", text: str) -> None:
+def _feed(process: subprocess.Popen[str], text: str) -> None:
     assert process.stdin is not None
     process.stdin.write(textwrap.dedent(text))
     process.stdin.close()
@@ -262,7 +265,7 @@ def _feed(process: "subprocess.Popen[str]", text: str) -> None:
 @pytest.mark.parametrize("signals", [1, 2])
 def test_interrupt(master: FakeMaster, signals: int) -> None:
     master.hold.clear()
-    process = _program("", master)
+    process = _program(master)
     _feed(process, """
         import clupy
         futures = [clupy.parallel(lambda x: x)(n) for n in range(3)]
@@ -286,7 +289,7 @@ def test_interrupt(master: FakeMaster, signals: int) -> None:
 
 def test_leaving_says_what_is_cancelled(master: FakeMaster) -> None:
     master.hold.clear()
-    process = _program("", master)
+    process = _program(master)
     _feed(process, """
         import clupy
         futures = [clupy.parallel(lambda x: x)(n) for n in range(2)]
@@ -297,7 +300,7 @@ def test_leaving_says_what_is_cancelled(master: FakeMaster) -> None:
 
 
 def test_leaving_quietly(master: FakeMaster) -> None:
-    process = _program("", master)
+    process = _program(master)
     _feed(process, """
         import clupy
         clupy.parallel(lambda x: x)(1).succeed(lambda x: print("callback", x)).wait()
@@ -306,10 +309,11 @@ def test_leaving_quietly(master: FakeMaster) -> None:
 
 
 def test_fork(master: FakeMaster) -> None:
-    process = _program("", master)
+    process = _program(master)
     _feed(process, """
-        import concurrent.futures, multiprocessing, os
+        import concurrent.futures, multiprocessing, os, warnings
         import clupy
+        warnings.simplefilter("ignore")  # newer Pythons warn of every fork of a process with threads
         def double(x): return 2 * x
         done = clupy.parallel(double)(4)
         done.wait()
