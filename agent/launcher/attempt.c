@@ -313,15 +313,16 @@ static bool place(Attempt *attempt) {
 
         if (!zygote || zygote->state != ZYGOTE_WARM)
                 return false;
+        const bool connected = scope_bus_is_connected(manager->bus);
         Pair *pair = LIST_FIRST(Pair, ready, &zygote->ready);
-        if (pair && pair->tmp_max == tmp_max) {
+        if (pair && pair->tmp_max == tmp_max && (connected || limits_equal(&limits, &pair->limits))) {
                 attempt->warm = true;
                 list_remove(&attempt->waiting);
                 attempt->is_waiting = false;
                 pair_take(pair, attempt);
                 return true;
         }
-        if (manager->n_starting >= PAIRS_STARTING)
+        if (manager->n_starting >= PAIRS_STARTING || !connected)
                 return false;
         describe(attempt, description, sizeof(description));
         if (pair_new(zygote, &limits, tmp_max, description, attempt, &pair) < 0)

@@ -12,10 +12,14 @@ static const DaemonProgram program = {
         .manual = "clupy-launcher(8)",
 };
 
+static void stop(Daemon *daemon, void *userdata) {
+        manager_stop(userdata);
+}
+
 int main(int argc, char *argv[]) {
         _cleanup_(daemon_freep) Daemon *daemon = NULL;
         _cleanup_(manager_freep) Manager *manager = NULL;
-        const DaemonHandlers handlers = {}; /* to stop is to end: children die with this process */
+        const DaemonHandlers handlers = { .stop = stop };
         DaemonArguments arguments;
         int r = daemon_parse_arguments(&program, argc, argv, NULL, &arguments);
 

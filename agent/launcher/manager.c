@@ -32,7 +32,8 @@
 enum { FILES_MAX = 65536 };
 
 #define KICK_PRIORITY (SD_EVENT_PRIORITY_NORMAL + 10) /* after all that is at hand */
-#define DESCRIBE_AFTER_USEC (500 * USEC_PER_MSEC)     /* a name for the unit: not for short tasks */
+#define STOP_TIMEOUT (5 * USEC_PER_SEC)
+#define DESCRIBE_AFTER_USEC (500 * USEC_PER_MSEC) /* a name for the unit: not for short tasks */
 
 int token_make(char ret[static 17]) {
         Id id;
@@ -76,6 +77,7 @@ Manager *manager_free(Manager *manager) {
         sd_event_source_disable_unref(manager->lease_timer);
         sd_event_source_disable_unref(manager->orphan_timer);
         sd_event_source_disable_unref(manager->kick);
+        sd_event_source_disable_unref(manager->stop_timer);
         sd_event_source_disable_unref(manager->tick);
         hashmap_free(manager->attempts);
         free(manager->zygote_slots);
@@ -159,12 +161,16 @@ int manager_prepare(Manager *manager) {
         return 0;
 }
 
+static void on_connected(void *userdata) {
+        manager_kick(userdata);
+}
+
 int manager_start(Manager *manager, Daemon *daemon) {
         int r;
 
         manager->daemon = daemon;
         manager->event = sd_event_ref(daemon_event(daemon));
-        r = scope_bus_new(manager->event, &manager->bus);
+        r = scope_bus_new(manager->event, on_connected, manager, &manager->bus);
         if (r < 0)
                 return log_error_errno(r, "Cannot speak to systemd");
         r = cgroup_prepare();
@@ -199,6 +205,34 @@ void manager_status(Manager *manager) {
                       manager->frozen ? ", frozen: the lease has ended" : "");
 }
 
+static void exit_when_empty(Manager *manager) {
+        if (manager->stopping && manager->n_pairs == 0 && list_is_empty(&manager->zygotes))
+                daemon_exit(manager->daemon, EXIT_SUCCESS);
+}
+
+static int on_stop_late(sd_event_source *source, uint64_t usec, void *userdata) {
+        Manager *manager = userdata;
+
+        log_warning("%u sandboxes did not end in time; the next launcher sweeps them up", manager->n_pairs);
+        daemon_exit(manager->daemon, EXIT_SUCCESS);
+        return 0;
+}
+
+void manager_stop(Manager *manager) {
+        manager->stopping = true;
+        if (sd_event_add_time_relative(manager->event, &manager->stop_timer, CLOCK_MONOTONIC, STOP_TIMEOUT,
+                                       0, on_stop_late, manager) < 0) {
+                daemon_exit(manager->daemon, EXIT_SUCCESS);
+                return;
+        }
+        for (unsigned i = 0; i < PAIRS_MAX; i++)
+                if (manager->pairs[i])
+                        pair_discard(manager->pairs[i], "the launcher is stopping", 0);
+        LIST_FOREACH(Zygote, zygote, zygotes, &manager->zygotes)
+        zygote_end(zygote, "the launcher is stopping");
+        manager_kick(manager);
+}
+
 static int on_kick(sd_event_source *source, void *userdata) {
         Manager *manager = userdata;
 
@@ -206,6 +240,7 @@ static int on_kick(sd_event_source *source, void *userdata) {
         attempts_advance(manager);
         LIST_FOREACH(Zygote, zygote, zygotes, &manager->zygotes)
         zygote_refill(zygote);
+        exit_when_empty(manager);
         return 0;
 }
 

@@ -64,6 +64,7 @@ struct Manager {
         pid_t *strangers;      /* children that nobody ordered, seen once */
         size_t n_strangers, strangers_capacity;
         unsigned sweeps_left;
+        sd_event_source *stop_timer;
         bool stopping;
 };
 
@@ -77,6 +78,8 @@ int manager_prepare(Manager *manager);
 /* Connects, sweeps, listens. Returns 0, -errno (and has logged). */
 int manager_start(Manager *manager, Daemon *daemon);
 void manager_status(Manager *manager);
+/* Ends all attempts and zygotes and, once nothing is left of them or after a few seconds, the daemon. */
+void manager_stop(Manager *manager);
 
 /* 64 random bits in hexadecimal: units' names are not to be foreseen. Returns 0, -errno. */
 int token_make(char ret[static 17]);

@@ -93,6 +93,7 @@ static void pair_free(Pair *pair) {
         close_fd(pair->init_socket);
         close_fd(pair->task_socket);
         close_fd(pair->journal);
+        manager_kick(pair->manager);
         zygote_uid_give_back(zygote, pair->uid);
         pair->manager->pairs[pair->slot] = NULL;
         pair->manager->n_pairs--;
@@ -173,12 +174,19 @@ void pair_kill(Pair *pair) {
         (void) pair_freeze(pair, false);
 }
 
+/* What fails is not tried again at once for ever. */
+static void refill_put_off(Zygote *zygote) {
+        zygote->refill_after_usec = now_usec(CLOCK_MONOTONIC) + USEC_PER_SEC;
+}
+
 void pair_discard(Pair *pair, const char *why, int error) {
         Manager *manager = pair->manager;
 
         if (pair->state >= PAIR_ENDING || pair->failed)
                 return;
         pair->failed = true;
+        if (why && pair->refill)
+                refill_put_off(pair->zygote);
         if (why)
                 log_warning_errno(error, "%s is not usable (%s): %s", pair->scope.name,
                                   pair_state_to_string(pair->state), why);
@@ -329,6 +337,7 @@ static int on_task_exit(sd_event_source *source, int fd, uint32_t events, void *
                 attempt_task_exited(pair->attempt, &information);
         else if (!pair->failed) {
                 pair->failed = true;
+                refill_put_off(pair->zygote);
                 log_warning("The task of %s ended before it had its function (%s %d)", pair->scope.name,
                             information.si_code == CLD_EXITED ? "status" : "signal", information.si_status);
                 Attempt *attempt = pair->attempt;

@@ -23,7 +23,9 @@ struct ScopeBus {
         sd_event *event;
         sd_bus *bus; /* NULL while there is no connection */
         sd_event_source *reconnect;
-        Hashmap *scopes;    /* by name */
+        Hashmap *scopes; /* by name */
+        void (*connected)(void *userdata);
+        void *userdata;
         bool no_oom_policy; /* systemd before 253 does not know OOMPolicy= for scopes */
 };
 
@@ -59,6 +61,7 @@ static int on_reconnect(sd_event_source *source, uint64_t usec, void *userdata) 
         }
         log_info("Connected to systemd again");
         bus->reconnect = sd_event_source_disable_unref(bus->reconnect);
+        bus->connected(bus->userdata);
         return 0;
 }
 
@@ -69,6 +72,10 @@ static int on_disconnected(sd_bus_message *message, void *userdata, sd_bus_error
 
         log_notice("Lost the connection to systemd, trying again");
         bus->bus = sd_bus_close_unref(bus->bus);
+        Scope *scope;
+        HASHMAP_FOREACH(scope, bus->scopes)
+        if (scope->state == SCOPE_STARTING)
+                scope_set_state(scope, SCOPE_FAILED, "the connection to systemd was lost");
         if (!bus->reconnect && sd_event_add_time_relative(bus->event, &bus->reconnect, CLOCK_MONOTONIC,
                                                           RECONNECT_USEC, 0, on_reconnect, bus) < 0)
                 log_error("Cannot try to connect again");
@@ -154,13 +161,19 @@ static int probe_oom_policy(ScopeBus *bus) {
         return 0;
 }
 
-int scope_bus_new(sd_event *event, ScopeBus **ret) {
+bool scope_bus_is_connected(const ScopeBus *bus) {
+        return bus->bus != NULL;
+}
+
+int scope_bus_new(sd_event *event, void (*connected)(void *userdata), void *userdata, ScopeBus **ret) {
         _cleanup_(scope_bus_freep) ScopeBus *bus = new0(ScopeBus);
         int r;
 
         if (!bus)
                 return -ENOMEM;
         bus->event = sd_event_ref(event);
+        bus->connected = connected;
+        bus->userdata = userdata;
         r = hashmap_new(HASHMAP_STRING, &bus->scopes);
         if (r >= 0)
                 r = bus_connect(bus);
@@ -279,8 +292,11 @@ int scope_set(Scope *scope, const Limits *limits, const char *description, Scope
         ScopeBus *bus = scope->bus;
         int r;
 
-        if (!bus || !bus->bus || scope->state != SCOPE_ACTIVE)
+        if (!bus || !bus->bus)
                 return -ENOTCONN;
+        /* A PID 1 that re-executes says of all units that they are gone, and then they are there again. */
+        if (scope->state != SCOPE_ACTIVE && scope->state != SCOPE_GONE)
+                return -EINVAL;
         if (scope->limits_call)
                 return -EBUSY;
         r = sd_bus_message_new_method_call(bus->bus, &m, DESTINATION, PATH, MANAGER, "SetUnitProperties");

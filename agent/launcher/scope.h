@@ -50,10 +50,12 @@ typedef struct ScopeSpec {
         size_t n_pids;
 } ScopeSpec;
 
-/* Connects; made again by itself after PID 1 has re-executed. Returns 0, -errno. */
-int scope_bus_new(sd_event *event, ScopeBus **ret);
+/* Connects; made again by itself after PID 1 has re-executed, which is then told by connected(). Returns 0,
+ * -errno. */
+int scope_bus_new(sd_event *event, void (*connected)(void *userdata), void *userdata, ScopeBus **ret);
 ScopeBus *scope_bus_free(ScopeBus *bus);
 DEFINE_CLEANUP(ScopeBus, scope_bus_free);
+bool scope_bus_is_connected(const ScopeBus *bus);
 
 /* Asks for the scope. Its changes are told to changed(), never from within this call. Returns 0, -EEXIST,
  * -ENOTCONN, -errno. */

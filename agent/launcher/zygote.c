@@ -91,6 +91,14 @@ void zygote_fail(Zygote *zygote, const char *why) {
         zygote_set_state(zygote, ZYGOTE_DEAD);
 }
 
+void zygote_end(Zygote *zygote, const char *why) {
+        if (zygote->state >= ZYGOTE_DRAINING)
+                return;
+        (void) snprintf(zygote->why, sizeof(zygote->why), "%s", why);
+        zygote->pool_target = 0;
+        zygote_set_state(zygote, ZYGOTE_DRAINING);
+}
+
 static void zygote_free(Zygote *zygote) {
         Manager *manager = zygote->manager;
 
@@ -109,6 +117,7 @@ static void zygote_free(Zygote *zygote) {
                 sd_event_source_disable_unref(zygote->on_exit[i]);
                 close_fd(zygote->pidfds[i]);
         }
+        manager_kick(manager);
         close_fd(zygote->stage_socket);
         close_fd(zygote->builder_socket);
         close_fd(zygote->zygote_socket);
@@ -207,10 +216,8 @@ static void evict(Manager *manager) {
         LIST_FOREACH(Zygote, zygote, zygotes, &manager->zygotes)
         if (is_idle(zygote) && (!oldest || zygote->used_at_usec < oldest->used_at_usec))
                 oldest = zygote;
-        if (oldest) {
-                oldest->pool_target = 0;
-                zygote_set_state(oldest, ZYGOTE_DRAINING);
-        }
+        if (oldest)
+                zygote_end(oldest, "another one needs its place");
 }
 
 static int slot_find(Manager *manager) {
@@ -273,6 +280,8 @@ void zygote_refill(Zygote *zygote) {
 
         if (zygote->state != ZYGOTE_WARM || manager->stopping)
                 return;
+        if (!scope_bus_is_connected(manager->bus) || now_usec(CLOCK_MONOTONIC) < zygote->refill_after_usec)
+                return; /* it is tried again each second */
         while (zygote->n_ready > zygote->pool_target)
                 pair_discard(LIST_FIRST(Pair, ready, &zygote->ready), NULL, 0);
         while (zygote->n_ready + zygote->n_refilling < zygote->pool_target && manager->n_warm < POOL_MAX &&

@@ -49,7 +49,7 @@ struct Zygote {
         unsigned n_pairs;
         ListLink ready; /* pairs that wait warm */
         unsigned n_ready, n_refilling, pool_target;
-        uint64_t used_at_usec; /* CLOCK_MONOTONIC */
+        uint64_t used_at_usec, refill_after_usec; /* CLOCK_MONOTONIC */
 };
 
 /* The one for this key, begun if need be. Returns 0, -EAGAIN when the node has no room for another, -ENOENT
@@ -73,6 +73,9 @@ void zygotes_collect(Manager *manager);
 
 /* A pair of it is gone: the caller's last use of the zygote. */
 void zygote_pair_gone(Zygote *zygote);
+
+/* Its time is over: what waits is given back, what runs goes on. */
+void zygote_end(Zygote *zygote, const char *why);
 
 /* It did what it must not: all that is left of it ends. */
 void zygote_fail(Zygote *zygote, const char *why);
