@@ -9,15 +9,29 @@
 #include "job.h"
 #include "log-tail.h"
 #include "manager.h"
+#include "receipt-pack.h"
 #include "session.h"
 
-enum { PREFIX_MIN = 4 };
+enum {
+        PREFIX_MIN = 4,
+        /* Over malloc's threshold for a mapping of its own (see daemon_new()). */
+        BLOCK_SIZE = 256 << 10,
+};
+
+/* Entries come and go in order, so they lie one after the other in blocks: among the tasks on the heap they
+ * would keep all of it from being given back. */
+typedef struct HistoryBlock {
+        unsigned n_entries;
+        size_t used; /* bytes of data */
+        char data[] __attribute__((aligned(16)));
+} HistoryBlock;
 
 struct History {
         Manager *manager;
         unsigned max;
         Hashmap *entries; /* by id */
         ListLink list;
+        HistoryBlock *block; /* the one that is being filled */
 };
 
 int history_new(Manager *manager, unsigned max, History **ret) {
@@ -36,6 +50,34 @@ int history_new(Manager *manager, unsigned max, History **ret) {
         return 0;
 }
 
+static HistoryEntry *entry_allocate(History *history, size_t size) {
+        HistoryBlock *block = history->block;
+        HistoryEntry *entry;
+
+        size = ALIGN_TO(size, (size_t) 16);
+        if (!block || block->used + size > BLOCK_SIZE - sizeof(*block)) {
+                block = malloc(MAX((size_t) BLOCK_SIZE, sizeof(*block) + size));
+                if (!block)
+                        return NULL;
+                *block = (HistoryBlock){ 0 };
+                if (history->block && history->block->n_entries == 0)
+                        free(history->block);
+                history->block = block;
+        }
+        entry = (HistoryEntry *) (block->data + block->used);
+        block->used += size;
+        block->n_entries++;
+        *entry = (HistoryEntry){ .block = block };
+        return entry;
+}
+
+static void entry_release(History *history, HistoryEntry *entry) {
+        HistoryBlock *block = entry->block;
+
+        if (--block->n_entries == 0 && block != history->block)
+                free(block);
+}
+
 static void entry_free(History *history, HistoryEntry *entry) {
         (void) hashmap_remove(history->entries, &entry->id);
         list_remove(&entry->link);
@@ -45,7 +87,7 @@ static void entry_free(History *history, HistoryEntry *entry) {
         }
         free(entry->runs);
         log_tail_free(&history->manager->logs, entry->log);
-        free(entry);
+        entry_release(history, entry);
 }
 
 History *history_free(History *history) {
@@ -54,34 +96,50 @@ History *history_free(History *history) {
         LIST_FOREACH(HistoryEntry, entry, link, &history->list)
         entry_free(history, entry);
         hashmap_free(history->entries);
+        free(history->block);
         return mfree(history);
 }
 
-static const char *pack(char **p, const char *s) {
-        char *start = *p;
+/* What nearly all have is left out. */
+static const char plain_value[] = "{\"kind\":\"value\"}";
 
-        *p = stpcpy(start, strempty(s)) + 1;
-        return start;
+static char *pack(char *p, const char *s) {
+        return stpcpy(p, strempty(s)) + 1;
+}
+
+static const char *unpack(const char **p) {
+        const char *s = *p;
+
+        *p += strlen(s) + 1;
+        return s[0] ? s : NULL;
 }
 
 void history_add(History *history, Task *task) {
         const char *owner = task->session->user, *name = task->job->name;
+        _cleanup_(freep) char *receipt = NULL;
+        const char *outcome = strempty(task->outcome);
         HistoryEntry *entry, *same;
         size_t size;
         char *p;
 
         if (history->max == 0)
                 return;
+        if (task->outcome_kind == OUTCOME_VALUE && streq(outcome, plain_value))
+                outcome = "";
+        receipt = malloc(strlen(strempty(task->receipt)) + 1);
+        if (!receipt)
+                return;
         size = strlen(owner) + strlen(name) + strlen(strempty(task->node_name)) +
-               strlen(strempty(task->unit)) + strlen(strempty(task->outcome)) +
-               strlen(strempty(task->receipt)) + 6;
-        entry = malloc(sizeof(*entry) + size);
+               strlen(strempty(task->unit)) + strlen(outcome) +
+               receipt_pack(strempty(task->receipt), receipt) + 6;
+        entry = entry_allocate(history, sizeof(*entry) + size);
         if (!entry)
                 return;
         *entry = (HistoryEntry){
+                .block = entry->block,
                 .id = task->id,
                 .job = task->job->id,
-                .session = task->session->key,
+
                 .attempt = task->attempt,
                 .priority = task->job->priority,
                 .mcpus = task->job->mcpus,
@@ -96,12 +154,12 @@ void history_add(History *history, Task *task) {
         };
         task->n_runs = 0;
         p = entry->text;
-        entry->name = pack(&p, name);
-        entry->owner = pack(&p, owner);
-        entry->node = pack(&p, task->node_name);
-        entry->unit = pack(&p, task->unit);
-        entry->outcome = pack(&p, task->outcome);
-        entry->receipt = pack(&p, task->receipt);
+        p = pack(p, name);
+        p = pack(p, owner);
+        p = pack(p, task->node_name);
+        p = pack(p, task->unit);
+        p = pack(p, outcome);
+        p = pack(p, receipt);
         same = history_find(history, task->id);
         if (same)
                 entry_free(history, same);
@@ -126,10 +184,6 @@ size_t history_size(const History *history) {
         return hashmap_size(history->entries);
 }
 
-static const char *or_null(const char *s) {
-        return isempty(s) ? NULL : s;
-}
-
 void task_view(Task *task, TaskView *ret) {
         *ret = (TaskView){
                 .task = task,
@@ -141,7 +195,7 @@ void task_view(Task *task, TaskView *ret) {
                 .node = task->node_name,
                 .unit = task->unit,
                 .outcome = task->outcome,
-                .receipt = task->receipt,
+                .receipt_text = task->receipt,
                 .progress = task->progress,
                 .attempt = task->attempt,
                 .priority = task->job->priority,
@@ -158,17 +212,13 @@ void task_view(Task *task, TaskView *ret) {
 }
 
 void history_view(HistoryEntry *entry, TaskView *ret) {
+        const char *p = entry->text;
         *ret = (TaskView){
                 .entry = entry,
                 .id = entry->id,
                 .job = entry->job,
                 .state = "ended",
-                .name = entry->name,
-                .owner = entry->owner,
-                .node = or_null(entry->node),
-                .unit = or_null(entry->unit),
-                .outcome = or_null(entry->outcome),
-                .receipt = or_null(entry->receipt),
+
                 .attempt = entry->attempt,
                 .priority = entry->priority,
                 .mcpus = entry->mcpus,
@@ -181,6 +231,20 @@ void history_view(HistoryEntry *entry, TaskView *ret) {
                 .n_runs = entry->n_runs,
                 .log = entry->log,
         };
+        ret->name = strempty(unpack(&p));
+        ret->owner = strempty(unpack(&p));
+        ret->node = unpack(&p);
+        ret->unit = unpack(&p);
+        ret->outcome = unpack(&p);
+        ret->receipt_packed = unpack(&p);
+        if (!ret->outcome && entry->kind == OUTCOME_VALUE)
+                ret->outcome = plain_value;
+}
+
+char *task_view_receipt(const TaskView *view) {
+        if (view->receipt_text)
+                return strdup(view->receipt_text);
+        return view->receipt_packed ? receipt_unpack(view->receipt_packed) : NULL;
 }
 
 int task_find(Manager *m, const char *hex, TaskView *ret) {

@@ -14,8 +14,9 @@
 
 /* The last ended tasks, packed small: what `tasks --ended`, `task show`, `why` and `logs` still know. */
 struct HistoryEntry {
-        Id id, job, session;
+        Id id, job;
         ListLink link;
+        struct HistoryBlock *block;
         uint32_t attempt;
         int priority;
         uint32_t mcpus;
@@ -25,8 +26,7 @@ struct HistoryEntry {
         unsigned n_runs;
         TaskRun *runs;
         LogTail *log;
-        const char *name, *owner, *node, *unit, *outcome, *receipt; /* into `text`; "" for none */
-        char text[];
+        char text[]; /* name, owner, node, unit, outcome, packed receipt, each with its NUL; "" for none */
 };
 
 /* max: entries remembered. Returns 0, -ENOMEM. */
@@ -45,7 +45,7 @@ typedef struct TaskView {
         Task *task; /* NULL: ended and delivered */
         HistoryEntry *entry;
         Id id, job;
-        const char *state, *name, *owner, *node, *unit, *outcome, *receipt, *progress; /* NULL for none */
+        const char *state, *name, *owner, *node, *unit, *outcome, *progress; /* NULL for none */
         uint32_t attempt;
         int priority;
         uint32_t mcpus;
@@ -55,10 +55,13 @@ typedef struct TaskView {
         const TaskRun *runs;
         unsigned n_runs;
         LogTail *log;
+        const char *receipt_text, *receipt_packed; /* task_view_receipt() */
 } TaskView;
 
 void task_view(Task *task, TaskView *ret);
 void history_view(HistoryEntry *entry, TaskView *ret);
+/* JSON, from malloc; NULL for none. */
+char *task_view_receipt(const TaskView *view);
 
 /* By id or by a prefix of at least four digits that only one has. Returns 0, -ENOENT, -ENOTUNIQ, -EINVAL. */
 int task_find(Manager *m, const char *hex, TaskView *ret);

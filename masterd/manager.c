@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <malloc.h>
 #include <stdio.h>
 
 #include "client-link.h"
@@ -23,6 +24,7 @@
 enum {
         STATUS_DELAY_MS = 50, /* what ends within it needs no STATUS */
         NOTIFY_INTERVAL_MS = 1000,
+        TRIM_AFTER = 1000, /* ended tasks */
 };
 
 static int on_work(sd_event_source *source, void *userdata);
@@ -281,6 +283,11 @@ static int on_notify(sd_event_source *source, uint64_t usec, void *userdata) {
                 return 0;
         m->notify_due = false;
         notify(m);
+        /* What many tasks took is given back once they are gone. */
+        if (m->n_ended - m->trimmed_at >= TRIM_AFTER && hashmap_size(m->tasks) == 0) {
+                m->trimmed_at = m->n_ended;
+                (void) malloc_trim(0);
+        }
         manager_timer(m, &m->notify_timer, manager_now(m) + NOTIFY_INTERVAL_MS * USEC_PER_MSEC, on_notify,
                       m);
         return 0;

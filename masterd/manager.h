@@ -58,6 +58,7 @@ struct Manager {
         uint64_t inline_memory;
         uint64_t n_state[_TASK_STATE_MAX];
         uint64_t n_ended, n_failed; /* since the start */
+        uint64_t trimmed_at;        /* n_ended at the last malloc_trim() */
 
         bool schedule_due;
         sd_event_source *work, *deadline_timer, *delay_timer, *status_timer, *orphan_timer, *rest_timer,

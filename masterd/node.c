@@ -157,14 +157,24 @@ static int on_timer(sd_event_source *source, uint64_t usec, void *userdata) {
         return 0;
 }
 
+/* Whatever it says shows that it is there, while its heartbeats may be behind a large frame; its lease,
+ * though, is renewed by heartbeats only. */
+static uint64_t node_heard_at(const Node *node) {
+        if (!node->peer || !node->peer->connection)
+                return node->heartbeat_at;
+        return MAX(node->heartbeat_at, connection_statistics(node->peer->connection)->last_frame_usec);
+}
+
 static void node_arm(Node *node) {
         const MasterConfig *config = node->manager->config;
         uint64_t due = USEC_INFINITY;
 
         if (!node->lost)
-                due = usec_add(node->heartbeat_at, node->peer && !node->silent
-                                                           ? config->heartbeat_timeout
-                                                           : config->lease + config->lease_margin);
+                due = node->peer && !node->silent
+                              ? usec_add(node_heard_at(node), config->heartbeat_timeout)
+                              : usec_add(node->heartbeat_at, config->lease + config->lease_margin);
+        if (!node->lost)
+                due = MIN(due, usec_add(node->heartbeat_at, config->lease + config->lease_margin));
         manager_timer(node->manager, &node->timer, due, on_timer, node);
 }
 
@@ -197,7 +207,7 @@ void node_heartbeat(Node *node) {
 
 void node_check(Node *node) {
         const MasterConfig *config = node->manager->config;
-        uint64_t silence = usec_sub(manager_now(node->manager), node->heartbeat_at);
+        uint64_t now = manager_now(node->manager), silence = usec_sub(now, node->heartbeat_at);
 
         if (node->lost)
                 return;
@@ -213,7 +223,7 @@ void node_check(Node *node) {
                 }
                 node_update(node);
                 node_drop_attempts(node, true, "its node was lost");
-        } else if (node->peer && silence >= config->heartbeat_timeout)
+        } else if (node->peer && usec_sub(now, node_heard_at(node)) >= config->heartbeat_timeout)
                 node->silent = true;
         node_arm(node);
         node_update(node);

@@ -308,6 +308,7 @@ static QueryError find(Query *q, TaskView *ret) {
 }
 
 static QueryError query_task(Query *q) {
+        _cleanup_(freep) char *receipt = NULL;
         json_object *runs;
         TaskView view;
         QueryError error;
@@ -316,7 +317,8 @@ static QueryError query_task(Query *q) {
         if (error != QUERY_OK)
                 return error;
         fill_task(q->m, q->result, &view);
-        (void) json_add_raw(q->result, "receipt", view.receipt);
+        receipt = task_view_receipt(&view);
+        (void) json_add_raw(q->result, "receipt", receipt);
         if (json_add_new_array(q->result, "history", &runs) < 0)
                 return QUERY_FAILED;
         for (unsigned i = 0; i < view.n_runs; i++) {

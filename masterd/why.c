@@ -17,7 +17,7 @@
 #include "task.h"
 #include "time-util.h"
 
-enum { TEXT_MAX = 400 };
+enum { TEXT_MAX = 400, COUNT_MAX = 1000 };
 
 /* "2", "0.5" */
 static const char *cpus_text(uint32_t mcpus, char buffer[static 16]) {
@@ -73,7 +73,7 @@ static Largest nodes_for(Manager *m, const Job *job) {
 /* The nodes are large enough, but none has room now. */
 static char *why_busy(Manager *m, const Task *task, const Largest *l) {
         const Job *job = task->job;
-        uint64_t ahead = 0;
+        uint64_t ahead = 0, counted = 0;
         Node *node;
         bool cpus = false, memory = false, unreleased = false;
         Job *other;
@@ -94,14 +94,18 @@ static char *why_busy(Manager *m, const Task *task, const Largest *l) {
         HASHMAP_FOREACH(other, task->session->jobs)
         if (other != job && other->priority >= job->priority)
                 ahead += other->n_queued;
-        LIST_FOREACH(Task, t, in_queue, &job->queue)
-        if (t->sequence < task->sequence)
+        /* A list of many tasks asks this for each: not all of a long queue is counted. */
+        LIST_FOREACH(Task, t, in_queue, &job->queue) {
+                if (t == task || ++counted > COUNT_MAX)
+                        break;
                 ahead++;
+        }
         if (ahead > 0)
-                return strformat("%s of the %u ready node%s is taken, and %" PRIu64
+                return strformat("%s of the %u ready node%s is taken, and %s%" PRIu64
                                  " call%s of %s go%s first",
-                                 cpus ? "every CPU" : "the memory", l->n_ready, s_if_many(l->n_ready), ahead,
-                                 s_if_many(ahead), task->session->user, ahead == 1 ? "es" : "");
+                                 cpus ? "every CPU" : "the memory", l->n_ready, s_if_many(l->n_ready),
+                                 counted > COUNT_MAX ? "more than " : "", ahead, s_if_many(ahead),
+                                 task->session->user, ahead == 1 ? "es" : "");
         return strformat("%s enough %s free%s; it is next in its queue",
                          l->n_ready == 1 ? "the only ready node has not" : "none of the ready nodes has",
                          memory && !cpus ? "memory" : "CPUs",
@@ -242,7 +246,7 @@ static char *why_ended(const TaskView *view, json_object *outcome, json_object *
 
 char *why_sentence(Manager *m, const TaskView *view) {
         _cleanup_(json_putp) json_object *outcome = NULL, *receipt = NULL;
-        _cleanup_(freep) char *what = NULL, *where = NULL;
+        _cleanup_(freep) char *what = NULL, *where = NULL, *receipt_text = NULL;
 
         if (view->task && task_is_unfinished(view->task)) {
                 _cleanup_(freep) char *reason = why_waiting(m, view->task);
@@ -267,8 +271,9 @@ char *why_sentence(Manager *m, const TaskView *view) {
         if (view->outcome)
                 (void) json_parse_strict_object(view->outcome, strlen(view->outcome), JSON_DEPTH_MAX,
                                                 &outcome);
-        if (view->receipt)
-                (void) json_parse_strict_object(view->receipt, strlen(view->receipt), JSON_DEPTH_MAX,
+        receipt_text = task_view_receipt(view);
+        if (receipt_text)
+                (void) json_parse_strict_object(receipt_text, strlen(receipt_text), JSON_DEPTH_MAX,
                                                 &receipt);
         if (!outcome && json_new_object(&outcome) < 0)
                 return NULL;

@@ -776,7 +776,7 @@ def test_idle_is_small(start: Callable[..., Master]) -> None:
     client.submit(client.job(cpus=0.5), 3000, b"x" * 1000)
     agent.run(3000)
     client.results(3000, 30)
-    assert master.rss() <= 12 << 20
+    wait_until(lambda: master.rss() <= 12 << 20, 5)
 
 
 def test_closed_is_seen(master: Master) -> None:
