@@ -190,7 +190,7 @@ static char *why_ended(const TaskView *view, json_object *outcome, json_object *
         case OUTCOME_EXCEPTION:
                 return strdup("raised an exception, which its client has with its traceback");
         case OUTCOME_EXIT:
-                return strformat("its process ended by itself with status %" PRIu64
+                return strformat("ended by itself with status %" PRIu64
                                  " before there was a result: look for sys.exit() or os._exit() in it",
                                  number(outcome, "status"));
         case OUTCOME_MEMORY:
@@ -227,7 +227,8 @@ static char *why_ended(const TaskView *view, json_object *outcome, json_object *
         case OUTCOME_CANCELLED:
                 return strformat("was cancelled by %s", isempty(by) ? "its client" : by);
         case OUTCOME_ENVIRONMENT:
-                return strformat("its environment could not be built: %s", strempty(last_line(log)));
+                return strformat("never started, since its environment could not be built: %s",
+                                 strempty(last_line(log)));
         case OUTCOME_RESULT_PICKLING:
                 return strformat("ran well, but its result cannot be sent: %s (%s)", strempty(name),
                                  strempty(message));
