@@ -396,6 +396,7 @@ class RemoteExecutionFuture(concurrent.futures.Future[T]):
     def _end(self, state: str, failed: bool) -> None:
         """With the condition held."""
         self._state = state
+        self._attached.set()
         for waiter in self._waiters:
             if state == CANCELLED_AND_NOTIFIED:
                 waiter.add_cancelled(self)

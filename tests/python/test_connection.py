@@ -247,6 +247,7 @@ def test_a_large_argument_costs_no_copy(master: FakeMaster) -> None:
         if kind == SUBMIT:
             for task in message["tasks"]:
                 master.tasks[task["id"]] = task
+                master.sessions[task["id"]] = {link.hello["session"]}
                 link.streams[2] = {"got": 0, "size": task["size"], "task": task["id"]}
                 link.send(80, {"stream": 2, "task": task["id"], "attempt": 1, "what": "args", "size": task["size"],
                                "window": 4 << 20})
