@@ -33,6 +33,7 @@ enum { FILES_MAX = 65536 };
 
 #define KICK_PRIORITY (SD_EVENT_PRIORITY_NORMAL + 10) /* after all that is at hand */
 #define STOP_TIMEOUT (5 * USEC_PER_SEC)
+#define REFILL_DELAY (5 * USEC_PER_MSEC)
 #define DESCRIBE_AFTER_USEC (500 * USEC_PER_MSEC) /* a name for the unit: not for short tasks */
 
 int token_make(char ret[static 17]) {
@@ -77,6 +78,7 @@ Manager *manager_free(Manager *manager) {
         sd_event_source_disable_unref(manager->lease_timer);
         sd_event_source_disable_unref(manager->orphan_timer);
         sd_event_source_disable_unref(manager->kick);
+        sd_event_source_disable_unref(manager->refill_timer);
         sd_event_source_disable_unref(manager->stop_timer);
         sd_event_source_disable_unref(manager->tick);
         hashmap_free(manager->attempts);
@@ -233,13 +235,47 @@ void manager_stop(Manager *manager) {
         manager_kick(manager);
 }
 
+static int on_refill(sd_event_source *source, uint64_t usec, void *userdata);
+
+/* Making a pair costs some milliseconds of CPU. While at least half of a pool waits, that work stays out of
+ * the way of the attempt that has just begun: it is done a little later. */
+static void refill(Manager *manager, bool all) {
+        bool later = false;
+
+        LIST_FOREACH(Zygote, zygote, zygotes, &manager->zygotes) {
+                if (all || zygote->n_ready * 2 < zygote->pool_target ||
+                    zygote->n_ready > zygote->pool_target)
+                        zygote_refill(zygote);
+                else if (zygote->n_ready < zygote->pool_target)
+                        later = true;
+        }
+        if (!later)
+                return;
+        if (!manager->refill_timer) {
+                if (sd_event_add_time_relative(manager->event, &manager->refill_timer, CLOCK_MONOTONIC,
+                                               REFILL_DELAY, 500, on_refill, manager) < 0)
+                        refill(manager, true);
+                return;
+        }
+        int enabled = SD_EVENT_OFF;
+        (void) sd_event_source_get_enabled(manager->refill_timer, &enabled);
+        if (enabled != SD_EVENT_OFF)
+                return;
+        (void) sd_event_source_set_time_relative(manager->refill_timer, REFILL_DELAY);
+        (void) sd_event_source_set_enabled(manager->refill_timer, SD_EVENT_ONESHOT);
+}
+
+static int on_refill(sd_event_source *source, uint64_t usec, void *userdata) {
+        refill(userdata, true);
+        return 0;
+}
+
 static int on_kick(sd_event_source *source, void *userdata) {
         Manager *manager = userdata;
 
         zygotes_collect(manager);
         attempts_advance(manager);
-        LIST_FOREACH(Zygote, zygote, zygotes, &manager->zygotes)
-        zygote_refill(zygote);
+        refill(manager, false);
         exit_when_empty(manager);
         return 0;
 }

@@ -60,6 +60,7 @@ struct Manager {
         sd_event_source *lease_timer, *orphan_timer;
 
         sd_event_source *kick; /* deferred: begins pairs for those that wait, refills, frees */
+        sd_event_source *refill_timer;
         sd_event_source *tick; /* once a second */
         pid_t *strangers;      /* children that nobody ordered, seen once */
         size_t n_strangers, strangers_capacity;

@@ -118,7 +118,7 @@ static void linger(Pair *pair) {
                 return;
         pair_set_state(pair, PAIR_LINGERING);
         pair->timer = sd_event_source_disable_unref(pair->timer);
-        cgroup_remove(&pair->cgroup);
+        /* First the agent: removing a cgroup waits for the kernel, up to milliseconds (pair_free() does it). */
         if (pair->attempt) {
                 Attempt *attempt = pair->attempt;
                 pair->attempt = NULL;
