@@ -13,6 +13,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1] / "python"), str(HERE)]
 
 import clupy  # noqa: E402
+
 from fake_master import FakeMaster  # noqa: E402
 
 
