@@ -104,7 +104,7 @@ static void describe(const Attempt *attempt, char *buffer, size_t size) {
 
 static Limits limits_of(const Attempt *attempt) {
         return (Limits){ attempt->start.memory_max, attempt->start.cpu_quota_usec,
-                         attempt->start.tasks_max };
+                         attempt->start.tasks_max + UINT64_C(1) /* the init */ };
 }
 
 static uint64_t tmp_of(const Attempt *attempt) {
@@ -251,8 +251,8 @@ void attempt_pair_ready(Attempt *attempt) {
         describe(attempt, description, sizeof(description));
         attempt->described = true;
         attempt_set_state(attempt, ATTEMPT_LIMITING);
+        int r = scope_set(&pair->scope, &limits, &pair->limits, description, on_limits_set);
         pair->limits = limits;
-        int r = scope_set(&pair->scope, &limits, description, on_limits_set);
         if (r < 0)
                 pair_discard(pair, "systemd cannot be asked for its limits", r);
 }
@@ -264,7 +264,7 @@ void attempt_describe(Attempt *attempt) {
                 return;
         attempt->described = true;
         describe(attempt, description, sizeof(description));
-        (void) scope_set(&attempt->pair->scope, NULL, description, NULL);
+        (void) scope_set(&attempt->pair->scope, NULL, NULL, description, NULL);
 }
 
 void attempt_freeze(Attempt *attempt) {

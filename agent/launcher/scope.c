@@ -287,7 +287,8 @@ static int on_set_reply(sd_bus_message *message, void *userdata, sd_bus_error *e
         return 0;
 }
 
-int scope_set(Scope *scope, const Limits *limits, const char *description, ScopeLimitsSet done) {
+int scope_set(Scope *scope, const Limits *limits, const Limits *former, const char *description,
+              ScopeLimitsSet done) {
         _cleanup_(sd_bus_message_unrefp) sd_bus_message *m = NULL;
         ScopeBus *bus = scope->bus;
         int r;
@@ -304,8 +305,13 @@ int scope_set(Scope *scope, const Limits *limits, const char *description, Scope
                 r = sd_bus_message_append(m, "sb", scope->name, true);
         if (r >= 0)
                 r = sd_bus_message_open_container(m, 'a', "(sv)");
-        if (r >= 0 && limits)
-                r = append_limits(m, limits);
+        /* Each of them makes systemd write a file. */
+        if (r >= 0 && limits && limits->memory_max != former->memory_max)
+                r = sd_bus_message_append(m, "(sv)", "MemoryMax", "t", limits->memory_max);
+        if (r >= 0 && limits && limits->cpu_quota_usec != former->cpu_quota_usec)
+                r = sd_bus_message_append(m, "(sv)", "CPUQuotaPerSecUSec", "t", limits->cpu_quota_usec);
+        if (r >= 0 && limits && limits->tasks_max != former->tasks_max)
+                r = sd_bus_message_append(m, "(sv)", "TasksMax", "t", limits->tasks_max);
         if (r >= 0 && description)
                 r = sd_bus_message_append(m, "(sv)", "Description", "s", description);
         if (r >= 0)

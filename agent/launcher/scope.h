@@ -61,8 +61,10 @@ bool scope_bus_is_connected(const ScopeBus *bus);
  * -ENOTCONN, -errno. */
 int scope_start(ScopeBus *bus, Scope *scope, const ScopeSpec *spec, ScopeChanged changed, void *userdata);
 
-/* Other limits, and description unless NULL, for an active scope. done may be NULL. Returns 0, -errno. */
-int scope_set(Scope *scope, const Limits *limits, const char *description, ScopeLimitsSet done);
+/* Limits that differ from the former ones, and description unless NULL, for an active scope. limits, former
+ * and done may be NULL. Returns 0, -errno. */
+int scope_set(Scope *scope, const Limits *limits, const Limits *former, const char *description,
+              ScopeLimitsSet done);
 
 /* Has systemd kill what is in the unit and stop it; the answer is not waited for. */
 void scope_stop(ScopeBus *bus, const char *name);
