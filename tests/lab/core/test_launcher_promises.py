@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the launcher promises beside the ends of test_launcher.py: lease, table, pool, limits, hostile requests, who may speak
+to it. Through the launcher alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from labtool.lab import Lab
+    from labtool.node import Node
+
+AGENTS = 1
+CHECKS = re.findall(r"^@check\ndef (\w+)", (Path(__file__).parent / "launcher_checks.py").read_text(), re.MULTILINE)
+
+# Says how the launcher takes a connection, and whether it answers a hello.
+KNOCK = """
+import socket, sys
+sys.path.insert(0, "/src/tests/lab/core")
+from launcher_client import Client
+try:
+    client = Client()
+except PermissionError:
+    sys.exit("the socket is closed to it")
+try:
+    client.socket.settimeout(10)
+    print("answered" if client.hello() else "")
+except (ConnectionError, BrokenPipeError):
+    sys.exit("hung up")
+"""
+
+# Prints how many files with journal fields there are: while a task runs, and when it has been released.
+FIELDS = """
+import glob, sys, time
+sys.path.insert(0, "/src/tests/lab/core")
+from launcher_client import Op, Outcome, connected
+
+def files():
+    return len(glob.glob("/run/systemd/units/log-extra-fields:clupy-task-*"))
+
+def stay():
+    import time
+    time.sleep(600)
+
+client = connected()
+task = client.start(stay)
+client.wait_for(lambda e: e.op == Op.STARTED)
+running = files()
+client.stop(task)
+assert client.wait_for(lambda e: e.op == Op.ENDED).outcome == Outcome.CANCELLED
+client.release(task)
+deadline = time.monotonic() + 10
+while files() and time.monotonic() < deadline:
+    time.sleep(0.05)
+print(running, files())
+"""
+
+
+@pytest.fixture(scope="module")
+def node(lab: Lab) -> Iterator[Node]:
+    """A node whose launcher serves the test instead of the agent."""
+    node = lab.node("agent1")
+    node.run(["systemctl", "stop", "clupy-agent.service"])
+    yield node
+    node.run(["systemctl", "start", "clupy-agent.service"])
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_check(node: Node, name: str) -> None:
+    process = node.run(["python3", "/src/tests/lab/core/launcher_checks.py", name], check=False, timeout=240)
+    assert process.returncode == 0, process.stdout + process.stderr
+
+
+@pytest.mark.parametrize("who, groups, answer", [
+    ("root", ["--regid=root"], "answered"), ("clupy", ["--regid=clupy"], "answered"),
+    # The file's mode keeps the others out; one who has the group all the same is told apart by the uid.
+    ("nobody", ["--regid=nogroup"], "the socket is closed to it"), ("nobody", ["--regid=clupy"], "hung up")])
+def test_who_may_speak_to_the_launcher(node: Node, who: str, groups: list[str], answer: str) -> None:
+    node.run(["systemctl", "start", "clupy-launcher.service"])
+    process = node.run(["setpriv", f"--reuid={who}", *groups, "--clear-groups", "python3", "-c", KNOCK], check=False, timeout=60)
+    assert (process.stdout + process.stderr).strip() == answer
+
+
+def test_the_fields_of_a_tasks_lines_go_with_it(node: Node) -> None:
+    running, afterwards = map(int, node.run(["python3", "-c", FIELDS], timeout=60).stdout.split())
+    assert (running, afterwards) == (1, 0)
