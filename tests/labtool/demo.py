@@ -81,7 +81,7 @@ def _demonstrate(lab: Lab) -> None:
                            next_step="./lab up; ./lab exec client --user user -- python3 /src/examples/primes.py")
         _show(client, ["clupyctl", "tasks"], content.USER)
         busiest = max((node for node in lab.nodes() if node.role == "agent"), key=_scopes)
-        _show(busiest, ["systemd-cgls", "--no-pager", "--unit", "clupy.slice"], lines=60)
+        _show(busiest, ["systemd-cgls", "--no-pager", "--xattr=no", "--cgroup-id=no", "--unit", "clupy.slice"], lines=60)
         print(f"\n{program.stdout.readline()}", end="", flush=True)
         if program.wait() != 0:
             raise LabError(f"the program on the client ended with exit code {program.returncode}")
