@@ -311,7 +311,14 @@ static bool place(Attempt *attempt) {
         const uint64_t tmp_max = tmp_of(attempt);
         char description[192];
 
-        if (!zygote || zygote->state != ZYGOTE_WARM)
+        if (!zygote) { /* it waits for the room that another one leaves */
+                int r = zygote_get(manager, &attempt->start.key, &attempt->zygote);
+                if (r < 0 && r != -EINPROGRESS && r != -EAGAIN)
+                        attempt_end_unstarted(attempt, OUTCOME_INFRASTRUCTURE,
+                                              "The environment's processes cannot be started.");
+                return false; /* it is not warm yet */
+        }
+        if (zygote->state != ZYGOTE_WARM)
                 return false;
         const bool connected = scope_bus_is_connected(manager->bus);
         Pair *pair = LIST_FIRST(Pair, ready, &zygote->ready);
@@ -348,9 +355,9 @@ static int begin(Attempt *attempt, const char **ret_why) {
                 *ret_why = "The seccomp policy's file is not root's alone.";
         else if (r == -EAGAIN)
                 *ret_why = "The node has no room for another environment at the moment.";
-        else if (r < 0)
+        else if (r < 0 && r != -EINPROGRESS)
                 *ret_why = "The environment's processes cannot be started.";
-        if (r < 0)
+        if (r < 0 && r != -EINPROGRESS)
                 return r;
         attempt->tries++;
         list_append(&attempt->manager->waiting, &attempt->waiting);

@@ -209,8 +209,8 @@ static bool is_idle(const Zygote *zygote) {
         return zygote->state == ZYGOTE_WARM && zygote->n_pairs == zygote->n_ready;
 }
 
-/* The one that has waited longest has to go. */
-static void evict(Manager *manager) {
+/* The one that has waited longest has to go. Returns whether one goes. */
+static bool evict(Manager *manager) {
         Zygote *oldest = NULL;
 
         LIST_FOREACH(Zygote, zygote, zygotes, &manager->zygotes)
@@ -218,6 +218,14 @@ static void evict(Manager *manager) {
                 oldest = zygote;
         if (oldest)
                 zygote_end(oldest, "another one needs its place");
+        return oldest != NULL;
+}
+
+static bool one_is_going(Manager *manager) {
+        LIST_FOREACH(Zygote, zygote, zygotes, &manager->zygotes)
+        if (zygote->state == ZYGOTE_DEAD || (zygote->state == ZYGOTE_DRAINING && zygote->pool_target == 0))
+                return true;
+        return false;
 }
 
 static int slot_find(Manager *manager) {
@@ -235,8 +243,7 @@ int zygote_get(Manager *manager, const LauncherKey *key, Zygote **ret) {
         if (!zygote) {
                 int slot = slot_find(manager);
                 if (slot < 0) {
-                        evict(manager);
-                        return slot;
+                        return one_is_going(manager) || evict(manager) ? -EINPROGRESS : -EAGAIN;
                 }
                 zygote = new0(Zygote);
                 if (!zygote)
