@@ -4,6 +4,7 @@ to it. Through the launcher alone."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,3 +90,44 @@ def test_who_may_speak_to_the_launcher(node: Node, who: str, groups: list[str], 
 def test_the_fields_of_a_tasks_lines_go_with_it(node: Node) -> None:
     running, afterwards = map(int, node.run(["python3", "-c", FIELDS], timeout=60).stdout.split())
     assert (running, afterwards) == (1, 0)
+
+
+# Prints what the kernel says of the processes that run clupy-zygote, while a task runs.
+ZYGOTES = """
+import glob, json, sys
+sys.path.insert(0, "/src/tests/lab/core")
+from launcher_client import Op, connected
+
+def stay():
+    import time
+    time.sleep(600)
+
+client = connected()
+client.pool(0)
+task = client.start(stay)
+event = client.wait_for(lambda e: e.op == Op.STARTED)
+found = []
+for path in glob.glob("/proc/[0-9]*/status"):
+    try:
+        status = dict(line.split(":", 1) for line in open(path).read().splitlines())
+    except OSError:
+        continue
+    if status["Name"].strip() == "clupy-zygote":
+        found.append([int(status["Pid"]) == event.pid, *(status[key].strip() for key in (
+            "CapEff", "CapPrm", "CapBnd", "NoNewPrivs", "Seccomp_filters"))])
+client.stop(task)
+client.wait_for(lambda e: e.op == Op.ENDED)
+client.release(task)
+print(json.dumps(found))
+"""
+
+
+def test_what_is_left_to_a_zygote_and_to_a_task(node: Node) -> None:
+    found = json.loads(node.run(["python3", "-c", ZYGOTES], timeout=60).stdout)
+    # What all of them have inherited is what the spawner has: the filters of the launcher's unit.
+    own = int(node.run(["sh", "-c", "sed -n 's/^Seccomp_filters:\t//p' /proc/$(pidof clupy-sandbox)/status"]).stdout)
+    four = f"{1 << 21 | 1 << 18 | 1 << 7 | 1 << 6:016x}"  # CAP_SYS_ADMIN, SYS_CHROOT, SETUID, SETGID, in its namespace
+    tasks = [rest for is_task, *rest in found if is_task]
+    zygotes = [rest for is_task, *rest in found if not is_task]
+    assert tasks == [[f"{0:016x}", f"{0:016x}", four, "1", str(own + 3)]]
+    assert zygotes and all(zygote == [four, four, four, "1", str(own + 2)] for zygote in zygotes), zygotes
