@@ -132,3 +132,40 @@ def test_what_is_left_to_a_zygote_and_to_a_task(node: Node) -> None:
     zygotes = [rest for is_task, *rest in found if not is_task]
     assert tasks == [[f"{0:016x}", f"{0:016x}", four, "1", own + 3]]
     assert zygotes and all(zygote == [four, four, four, "1", own + 2] for zygote in zygotes), zygotes
+
+
+# Prints the limits of a task's scope, as systemd has them: of a pair made for it, and of one that waited with the defaults.
+LIMITS = """
+import json, subprocess, sys
+sys.path.insert(0, "/src/tests/lab/core")
+from launcher_client import MIB, Op, connected
+from launcher_checks import FLAG_WARM, eventually, f_value, units
+
+def stay():
+    import time
+    time.sleep(600)
+
+client = connected("limited")
+for warm in (False, True):
+    client.pool(int(warm))
+    if warm:
+        client.run(f_value, 0)
+        eventually(lambda: units("clupy-task-*.scope"), "no pool")
+    task = client.start(stay, memory_max=96 * MIB, cpu_quota_usec=500_000, tasks_max=77)
+    event = client.wait_for(lambda e: e.op in (Op.STARTED, Op.REFUSED, Op.ENDED))
+    shown = subprocess.run(["systemctl", "show", "-p", "MemoryMax,CPUQuotaPerSecUSec,TasksMax", event.unit],
+                           capture_output=True, text=True, check=True).stdout.split()
+    print(json.dumps([bool(event.flags & FLAG_WARM), sorted(shown)]))
+    client.stop(task)
+    client.wait_for(lambda e: e.op == Op.ENDED)
+    client.release(task)
+client.pool(0)
+"""
+
+
+def test_the_limits_are_what_the_start_asked(node: Node) -> None:
+    shown = node.run(["python3", "-c", LIMITS], timeout=60).stdout.splitlines()
+    for line, warm in zip(shown, (False, True), strict=True):
+        was_warm, (quota, memory, processes) = json.loads(line)
+        assert (was_warm, quota, memory) == (warm, "CPUQuotaPerSecUSec=500ms", f"MemoryMax={96 << 20}")
+        assert processes in ("TasksMax=77", "TasksMax=78"), "the init is not the task's own"
