@@ -65,6 +65,7 @@ static int check_policy(Manager *m, Job *job) {
 static int read_job(Session *session, json_object *j) {
         Manager *m = session->manager;
         _cleanup_(job_freep) Job *job = NULL;
+        _cleanup_(freep) char *printable = NULL;
         const char *name, *code, *isolation, *policy, *network;
         uint64_t tasks_max, servers, retries;
         int64_t priority;
@@ -108,12 +109,12 @@ static int read_job(Session *session, json_object *j) {
         job->retries = (unsigned) MIN(retries, (uint64_t) m->config->max_retries);
         job->server_count = (unsigned) servers;
         job->used_at = manager_now(m);
-        job->name = text_for_message(name, JOB_NAME_MAX);
-        job->isolation = strdup(isolation);
-        job->policy = strdup(policy);
-        job->network = strdup(network);
-        if (!job->name || !job->isolation || !job->policy || !job->network)
+        printable = text_for_message(name, JOB_NAME_MAX);
+        if (!printable)
                 return -ENOMEM;
+        r = job_set_texts(job, printable, isolation, policy, network);
+        if (r < 0)
+                return r;
         r = check_policy(m, job);
         if (r < 0)
                 return r;

@@ -91,28 +91,29 @@ static Transfer *transfer_free(Transfer *t) {
 }
 DEFINE_CLEANUP(Transfer, transfer_free);
 
-static int transfer_new(Detached *d, Part part, Transfer **ret) {
+/* NULL with errno set. */
+static Transfer *transfer_new(Detached *d, Part part) {
         Transfer *t;
         char path[PATH_SIZE];
 
         directory_path(d->task->manager, path);
         if (mkdir(path, 0700) < 0 && errno != EEXIST)
-                return -errno;
+                return NULL;
         t = new0(Transfer);
         if (!t)
-                return -ENOMEM;
+                return NULL;
         *t = (Transfer){ .d = d, .part = part };
         part_path(d->task, part, true, path);
         t->fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
         if (t->fd < 0) {
-                int r = -errno;
+                int saved = errno;
 
                 free(t);
-                return r;
+                errno = saved;
+                return NULL;
         }
         d->transfers[part] = t;
-        *ret = t;
-        return 0;
+        return t;
 }
 
 static int transfer_write(Transfer *t, const void *data, size_t size) {
@@ -196,9 +197,9 @@ static int part_fetch(Detached *d, Part part) {
 
         if (d->transfers[part] || d->ready[part])
                 return 0;
-        r = transfer_new(d, part, &t);
-        if (r < 0)
-                return r;
+        t = transfer_new(d, part);
+        if (!t)
+                return -errno;
         r = stream_fetch_own(&d->task->manager->streams, d->task, part_names[part], &sink, t, &t->stream);
         if (r < 0)
                 transfer_free(t);
@@ -207,12 +208,14 @@ static int part_fetch(Detached *d, Part part) {
 
 static int argument_keep(Detached *d) {
         _cleanup_(transfer_freep) Transfer *t = NULL;
-        int r;
+        int r = 0;
 
         if (d->task->size > 0 && !d->task->argument)
                 return part_fetch(d, PART_ARGS);
-        r = transfer_new(d, PART_ARGS, &t);
-        if (r >= 0 && d->task->size > 0)
+        t = transfer_new(d, PART_ARGS);
+        if (!t)
+                return -errno;
+        if (d->task->size > 0)
                 r = transfer_write(t, d->task->argument, d->task->size);
         return r < 0 ? r : transfer_finish(t);
 }
@@ -428,12 +431,9 @@ static int job_in_session(const Job *job, Session *session, Job **ret) {
         copy->retries = job->retries;
         copy->server_count = job->server_count;
         copy->detach = true;
-        copy->name = strdup(job->name);
-        copy->isolation = strdup(job->isolation);
-        copy->policy = strdup(job->policy);
-        copy->network = strdup(job->network);
-        if (!copy->name || !copy->isolation || !copy->policy || !copy->network)
-                return -ENOMEM;
+        r = job_set_texts(copy, job->name, job->isolation, job->policy, job->network);
+        if (r < 0)
+                return r;
         r = hashmap_put(session->jobs, &copy->id, copy);
         if (r < 0)
                 return r;
@@ -556,12 +556,9 @@ static int read_job(Session *session, json_object *j, Job **ret) {
         job->retries = (unsigned) retries;
         job->server_count = (unsigned) servers;
         job->detach = true;
-        job->name = strdup(name);
-        job->isolation = strdup(isolation);
-        job->policy = strdup(policy);
-        job->network = strdup(network);
-        if (!job->name || !job->isolation || !job->policy || !job->network)
-                return -ENOMEM;
+        r = job_set_texts(job, name, isolation, policy, network);
+        if (r < 0)
+                return r;
         r = hashmap_put(session->jobs, &job->id, job);
         if (r < 0)
                 return r;

@@ -159,7 +159,7 @@ void history_add(History *history, Task *task) {
         p = pack(p, task->node_name);
         p = pack(p, task->unit);
         p = pack(p, outcome);
-        p = pack(p, receipt);
+        (void) pack(p, receipt);
         same = history_find(history, task->id);
         if (same)
                 entry_free(history, same);
@@ -168,8 +168,13 @@ void history_add(History *history, Task *task) {
                 entry_free(history, entry);
                 return;
         }
-        while (hashmap_size(history->entries) > history->max)
-                entry_free(history, LIST_FIRST(HistoryEntry, link, &history->list));
+        while (hashmap_size(history->entries) > history->max) {
+                HistoryEntry *oldest = LIST_FIRST(HistoryEntry, link, &history->list);
+
+                if (!oldest)
+                        break;
+                entry_free(history, oldest);
+        }
 }
 
 HistoryEntry *history_find(const History *history, Id id) {

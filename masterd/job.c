@@ -20,6 +20,20 @@ int job_new(Session *session, Id id, Job **ret) {
         return 0;
 }
 
+int job_set_texts(Job *job, const char *name, const char *isolation, const char *policy,
+                  const char *network) {
+        int r;
+
+        r = free_and_strdup(&job->name, name);
+        if (r >= 0)
+                r = free_and_strdup(&job->isolation, isolation);
+        if (r >= 0)
+                r = free_and_strdup(&job->policy, policy);
+        if (r >= 0)
+                r = free_and_strdup(&job->network, network);
+        return r;
+}
+
 Job *job_free(Job *job) {
         if (!job)
                 return NULL;

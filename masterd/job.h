@@ -59,6 +59,9 @@ struct Job {
 };
 
 int job_new(Session *session, Id id, Job **ret);
+/* The texts, copied. Returns 0, -ENOMEM. */
+int job_set_texts(Job *job, const char *name, const char *isolation, const char *policy,
+                  const char *network);
 Job *job_free(Job *job);
 DEFINE_CLEANUP(Job, job_free);
 

@@ -17,6 +17,7 @@
 #include "session.h"
 #include "task.h"
 #include "time-util.h"
+#include "why-journal.h"
 #include "why.h"
 
 enum { TASKS_MAX = 10000, IDS_MAX = 20000, ANSWER_MAX = 768 << 10 };
@@ -246,8 +247,8 @@ static void filter_task(Query *q, TaskFilter *f, const TaskView *view) {
 
 static QueryError query_tasks(Query *q) {
         TaskFilter f = { 0 };
-        TaskView view;
-        bool ended;
+        TaskView view = { 0 };
+        bool ended = false;
         Task *task;
 
         if (json_get_string_optional(q->args, "state", 16, NULL, &f.state) < 0 ||
@@ -310,7 +311,7 @@ static QueryError find(Query *q, TaskView *ret) {
 static QueryError query_task(Query *q) {
         _cleanup_(freep) char *receipt = NULL;
         json_object *runs;
-        TaskView view;
+        TaskView view = { 0 };
         QueryError error;
 
         error = find(q, &view);
@@ -338,12 +339,35 @@ static QueryError query_task(Query *q) {
         return QUERY_OK;
 }
 
+/* A task that has been forgotten here may be remembered by the journal. */
+static QueryError why_forgotten(Query *q, const char *hex) {
+        _cleanup_(freep) char *sentence = NULL, *kind = NULL;
+        json_object *outcome;
+        Id id;
+
+        if (id_from_hex(hex, &id) < 0 || why_from_journal(id, &sentence, &kind) < 0)
+                return QUERY_NOT_FOUND;
+        (void) json_add_id(q->result, "id", id);
+        (void) json_add_string(q->result, "state", "ended");
+        if (json_add_new_object(q->result, "outcome", &outcome) < 0)
+                return QUERY_FAILED;
+        (void) json_add_string(outcome, "kind", kind);
+        return json_add(q->result, "sentence", json_object_new_string(sentence)) < 0 ? QUERY_FAILED
+                                                                                     : QUERY_OK;
+}
+
 static QueryError query_why(Query *q) {
         _cleanup_(freep) char *sentence = NULL;
-        TaskView view;
+        const char *hex = "";
+        TaskView view = { 0 };
         QueryError error;
 
         error = find(q, &view);
+        if (error == QUERY_NOT_FOUND && json_get_string(q->args, "id", ID_HEX_SIZE - 1, &hex) >= 0 &&
+            why_forgotten(q, hex) == QUERY_OK) {
+                q->message = mfree(q->message);
+                return QUERY_OK;
+        }
         if (error != QUERY_OK)
                 return error;
         sentence = why_sentence(q->m, &view);
@@ -357,7 +381,7 @@ static QueryError query_why(Query *q) {
 static QueryError query_logs(Query *q) {
         uint64_t offset, end;
         const char *data;
-        TaskView view;
+        TaskView view = { 0 };
         QueryError error;
         size_t size;
 
@@ -391,9 +415,9 @@ static QueryError cancel_one(Query *q, Task *task, const char *by, json_object *
 
 static QueryError query_cancel(Query *q) {
         json_object *ids = NULL, *cancelled;
-        const char *job, *by;
+        const char *job = NULL, *by = "";
         QueryError error;
-        TaskView view;
+        TaskView view = { 0 };
         Task *task;
 
         if (json_get_array_optional(q->args, "ids", IDS_MAX, &ids) < 0 ||
@@ -432,7 +456,7 @@ static QueryError query_cancel(Query *q) {
 }
 
 static QueryError set_drain(Query *q, bool drain) {
-        const char *name;
+        const char *name = NULL;
         Node *node;
 
         if (json_get_string(q->args, "node", 64, &name) < 0)

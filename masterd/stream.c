@@ -392,7 +392,8 @@ static int stream_pass(Stream *s, const struct iovec *piece) {
 
         if (s->sink)
                 r = s->sink->data(piece->iov_base, piece->iov_len, s->userdata);
-        else if (json_new_object(&json) < 0 || json_add_uint64(json, "stream", s->asker_number) < 0)
+        else if (!s->asker || json_new_object(&json) < 0 ||
+                 json_add_uint64(json, "stream", s->asker_number) < 0)
                 r = -ENOMEM;
         else
                 r = connection_send(s->asker->connection, FRAME_DATA, json, piece, 1);

@@ -104,6 +104,8 @@ static bool state_is_placed(TaskState state) {
 static void task_set_placed(Task *task, bool placed) {
         Session *session = task->session;
 
+        if (!task->current)
+                return; /* not to be: what is placed is somewhere */
         if (placed) {
                 task->share = task->current->mcpus;
                 session->mcpus_running += task->share;
