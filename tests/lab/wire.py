@@ -297,7 +297,7 @@ class Agent(Wire):
     def ended(self, tasks: Sequence[Json], data: bytes = b"", outcome: Optional[Json] = None,
               inline: bool = True) -> None:
         entries = []
-        payloads = []
+        payloads: List[bytes] = []
         for t in tasks:
             self.held.pop(t["id"], None)
             entry = {"id": t["id"], "attempt": t["attempt"], "outcome": outcome or {"kind": "value"},

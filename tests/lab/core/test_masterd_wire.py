@@ -353,7 +353,7 @@ def test_silent_node_is_suspect_then_lost(start: Callable[..., Master]) -> None:
 
     def state(name: str) -> str:
         two.heartbeat()
-        return {n["name"]: n["state"] for n in operator.query("nodes")["nodes"]}[name]
+        return str({n["name"]: n["state"] for n in operator.query("nodes")["nodes"]}[name])
 
     wait_until(lambda: state("one") == "suspect")
     wait_until(lambda: state("one") == "lost")
