@@ -112,13 +112,20 @@ Pair *pair_by_token(Manager *manager, const char *token) {
         return NULL;
 }
 
+/* Neither process is there, nor can one still come: the answer to an order that is on its way would find
+ * another pair in this slot. */
+static bool is_empty(const Pair *pair) {
+        return pair->init_pidfd < 0 && !pair->init_ordered && (!pair->task_ordered || pair->task_reaped);
+}
+
 /* Both processes are reaped, or never were. */
 static void linger(Pair *pair) {
         if (pair->state == PAIR_LINGERING)
                 return;
         pair_set_state(pair, PAIR_LINGERING);
         pair->timer = sd_event_source_disable_unref(pair->timer);
-        /* First the agent: removing a cgroup waits for the kernel, up to milliseconds (pair_free() does it). */
+        /* First the agent: removing a cgroup waits for the kernel, up to milliseconds (pair_free() does it).
+         */
         if (pair->attempt) {
                 Attempt *attempt = pair->attempt;
                 pair->attempt = NULL;
@@ -151,7 +158,7 @@ static void end_init(Pair *pair) {
         pair_set_state(pair, PAIR_ENDING);
         pair->timer = sd_event_source_disable_unref(pair->timer);
         if (pair->init_pidfd < 0) {
-                if (!pair->task_ordered || pair->task_reaped)
+                if (is_empty(pair))
                         linger(pair);
                 return;
         }
@@ -246,7 +253,7 @@ static int on_init_exit(sd_event_source *source, int fd, uint32_t events, void *
                 else
                         (void) snprintf(why, sizeof(why), "its init was killed");
                 pair_discard(pair, why, 0);
-        } else if (!pair->task_ordered || pair->task_reaped)
+        } else if (is_empty(pair))
                 linger(pair);
         return 0;
 }
@@ -491,6 +498,7 @@ int pair_new(Zygote *zygote, const Limits *limits, uint64_t tmp_max, const char 
                 if (r >= 0)
                         r = fd_send_with_fds(zygote->builder_socket, &request, sizeof(request), &sockets[1],
                                              1);
+                pair->init_ordered = r >= 0;
                 close_fd(sockets[1]);
         }
         if (r < 0) {
@@ -517,16 +525,20 @@ static int take_child(Pair *pair, int pidfd, int *ret_pidfd, pid_t *ret_pid, sd_
 void pair_init_made(Pair *pair, int error, int pidfd) {
         int r = error < 0 ? error : -EPROTO;
 
+        pair->init_ordered = false;
         if (error < 0 || pidfd < 0 || !verify_is_child(pidfd)) {
                 close_fd(pidfd);
-                pair_discard(pair, "the builder made no init", r);
+                if (pair->state >= PAIR_ENDING)
+                        end_init(pair);
+                else
+                        pair_discard(pair, "the builder made no init", r);
                 return;
         }
         r = take_child(pair, pidfd, &pair->init_pidfd, &pair->init_pid, &pair->on_init_exit, on_init_exit);
-        if (r < 0)
-                pair_discard(pair, "its init cannot be watched", r);
-        else if (pair->failed)
+        if (pair->failed)
                 end_init(pair);
+        else if (r < 0)
+                pair_discard(pair, "its init cannot be watched", r);
         else
                 begin_forking(pair);
 }
@@ -585,13 +597,15 @@ void pair_task_made(Pair *pair, int error, int pidfd) {
                 pair_discard(pair, "systemd cannot be asked", r);
 }
 
-void pair_zygote_gone(Pair *pair) {
-        if (pair->task_ordered && pair->task_pidfd < 0)
-                pair->task_ordered = false; /* no answer will come; a child of it is found by the sweep */
-        if (is_starting(pair->state) || pair->state == PAIR_READY) {
-                if (!pair->task_ordered || pair->state == PAIR_READY)
-                        pair_discard(pair, "its zygote ended", 0);
-        } else if (pair->state == PAIR_ENDING && pair->init_pidfd < 0 && !pair->task_ordered)
+void pair_zygote_gone(Pair *pair, bool builder, bool zygote) {
+        /* A child that was made and not told of is found by the sweep. */
+        if (builder)
+                pair->init_ordered = false;
+        if (zygote && pair->task_pidfd < 0)
+                pair->task_ordered = false;
+        if (is_starting(pair->state) || pair->state == PAIR_READY)
+                pair_discard(pair, "its zygote ended", 0);
+        else if (pair->state == PAIR_ENDING && is_empty(pair))
                 linger(pair);
 }
 
@@ -632,14 +646,13 @@ static bool linger_step(Pair *pair) {
                 return false;
         if (pair->scope.state == SCOPE_STARTING && pair->linger_ticks < LINGER_TICKS_MAX)
                 return false;
-        if (pair->scope.state == SCOPE_ACTIVE) {
-                if (pair->linger_ticks < UNIT_TICKS_MAX)
-                        return false;
-                /* Processes that end while systemd moves them leave a scope that runs for ever with nobody
-                 * in it. */
-                log_info("%s is empty, but systemd has not noticed; stopping it", pair->scope.name);
+        if (pair->scope.state == SCOPE_ACTIVE && pair->linger_ticks < UNIT_TICKS_MAX)
+                return false;
+        /* Processes that end while systemd moves them leave a scope that runs for ever with nobody in it,
+         * whether its start is said to have failed or not. */
+        if (pair->scope.state == SCOPE_ACTIVE || pair->scope.state == SCOPE_FAILED ||
+            pair->scope.state == SCOPE_STARTING)
                 scope_stop(pair->manager->bus, pair->scope.name);
-        }
         if (pair->fields_written)
                 journal_fields_remove(pair->scope.name);
         return true;

@@ -37,7 +37,8 @@ struct Pair {
         Zygote *zygote;
         Attempt *attempt; /* may be NULL until READY */
         PairState state;
-        bool failed, refill, task_ordered, ready_linked, fields_written, sandbox_broke, frozen, line_ended;
+        bool failed, refill, init_ordered, task_ordered, ready_linked, fields_written, sandbox_broke, frozen,
+                line_ended;
         ListLink ready, lingering;
         unsigned slot;
         uint32_t uid; /* inside */
@@ -84,8 +85,8 @@ void pair_discard(Pair *pair, const char *why, int error);
 /* Answers of builder and zygote. pidfd becomes the pair's. */
 void pair_init_made(Pair *pair, int error, int pidfd);
 void pair_task_made(Pair *pair, int error, int pidfd);
-/* The zygote is gone and will not answer. */
-void pair_zygote_gone(Pair *pair);
+/* The builder, or the zygote, is gone and will not answer. */
+void pair_zygote_gone(Pair *pair, bool builder, bool zygote);
 
 /* Each 10 ms while there are pairs that linger. */
 int pair_linger_start(Manager *manager, Pair *pair);

@@ -285,7 +285,7 @@ static int on_builder_message(sd_event_source *source, int fd, uint32_t events, 
         if (n_fds == 0)
                 pidfd = -EBADF;
         Pair *pair = reply.op == ZYGOTE_MADE ? pair_of_reply(zygote, reply.slot) : NULL;
-        if (pair && pair->state == PAIR_BUILDING && pair->init_pidfd < 0)
+        if (pair && pair->init_ordered)
                 pair_init_made(pair, reply.error, pidfd);
         else
                 close_fd(pidfd);

@@ -75,7 +75,7 @@ void zygote_set_state(Zygote *zygote, ZygoteState state) {
                 end_processes(zygote);
                 for (unsigned i = 0; i < PAIRS_MAX; i++)
                         if (zygote->manager->pairs[i] && zygote->manager->pairs[i]->zygote == zygote)
-                                pair_zygote_gone(zygote->manager->pairs[i]);
+                                pair_zygote_gone(zygote->manager->pairs[i], true, true);
                 break; /* freed by zygotes_collect(): whoever called may still use it */
         default:
                 break;
@@ -177,7 +177,9 @@ static int on_process_exit(sd_event_source *source, int fd, uint32_t events, voi
                         log_warning("Zygote %s of %s: %s", zygote->token, zygote->key.owner, why);
                         for (unsigned i = 0; i < PAIRS_MAX; i++)
                                 if (zygote->manager->pairs[i] && zygote->manager->pairs[i]->zygote == zygote)
-                                        pair_zygote_gone(zygote->manager->pairs[i]);
+                                        pair_zygote_gone(zygote->manager->pairs[i],
+                                                         which == ZYGOTE_PROCESS_BUILDER,
+                                                         which == ZYGOTE_PROCESS_ZYGOTE);
                         zygote_set_state(zygote, ZYGOTE_DRAINING);
                 } else
                         zygote_fail(zygote, why);
