@@ -104,7 +104,7 @@ static void describe(const Attempt *attempt, char *buffer, size_t size) {
 
 static Limits limits_of(const Attempt *attempt) {
         return (Limits){ attempt->start.memory_max, attempt->start.cpu_quota_usec,
-                         attempt->start.tasks_max + UINT64_C(1) /* the init */ };
+                         attempt->start.tasks_max };
 }
 
 static uint64_t tmp_of(const Attempt *attempt) {

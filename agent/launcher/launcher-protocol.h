@@ -72,7 +72,7 @@ typedef struct LauncherStart {
         uint64_t timeout_usec;        /* running time; 0: none */
         uint64_t deadline_usec;       /* CLOCK_BOOTTIME; 0: none */
         uint64_t tmp_max;             /* bytes of /tmp, and again of /dev/shm; 0: the default */
-        uint32_t tasks_max;           /* 1 … 32768 */
+        uint32_t tasks_max;           /* 1 … 32768; the sandbox's init is one of them */
         uint32_t cpus;                /* threads that numeric libraries may use, ≥ 1 */
 } LauncherStart;
 

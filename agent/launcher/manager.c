@@ -103,7 +103,7 @@ static void take_settings(Manager *manager) {
         manager->default_limits = (Limits){
                 .memory_max = settings->default_memory_max,
                 .cpu_quota_usec = settings->default_cpu_quota_usec,
-                .tasks_max = settings->default_tasks_max + UINT64_C(1), /* the init */
+                .tasks_max = settings->default_tasks_max,
         };
 }
 
