@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "bpf-list.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <linux/audit.h>
 #include <linux/seccomp.h>
+#include <stddef.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -40,6 +43,27 @@ int bpf_list_make(BpfList *list, const int *numbers, size_t n_numbers, uint32_t 
         list->instructions[n++] = (struct sock_filter) BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
         list->n = n;
         return 0;
+}
+
+/* SO_LINGER makes the last close() of a TCP socket wait for its peer, and that may be the close of whom the
+ * socket was passed to: a task could stop launcher and journald for as long as it likes. Timers of linger
+ * are of no use where one's own process ends a moment later, so nobody in a sandbox has them. Arguments are
+ * looked at as the kernel does, their lower halves only. */
+void bpf_list_refuse_linger(BpfList *list) {
+        const struct sock_filter rule[] = {
+                BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_setsockopt, 0, 5),
+                BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[1])),
+                BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SOL_SOCKET, 0, 3),
+                BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[2])),
+                BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SO_LINGER, 0, 1),
+                BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+                BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+        };
+
+        static_assert(BPF_LIST_SPARE >= ELEMENTSOF(rule) - 1, "room for the rule");
+        list->n--; /* the last one allows all that is left */
+        for (size_t i = 0; i < ELEMENTSOF(rule); i++)
+                list->instructions[list->n++] = rule[i];
 }
 
 int bpf_install(const struct sock_filter *instructions, unsigned short n, unsigned flags) {
@@ -117,7 +141,10 @@ int bpf_floor_install(void) {
         BpfList list;
         int r = bpf_list_make(&list, denied, ELEMENTSOF(denied), SECCOMP_RET_USER_NOTIF);
 
-        return r < 0 ? r : bpf_install(list.instructions, list.n, 0);
+        if (r < 0)
+                return r;
+        bpf_list_refuse_linger(&list);
+        return bpf_install(list.instructions, list.n, 0);
 }
 
 /* A list of what is denied: libsystemd and libc differ between distributions in what they call, and a root

@@ -7,16 +7,19 @@
 
 /* Seccomp filters written by hand, for the two that no policy can change. */
 
-enum { BPF_LIST_MAX = 300 };
+enum { BPF_LIST_MAX = 300, BPF_LIST_SPARE = 8 };
 
 typedef struct BpfList {
-        struct sock_filter instructions[BPF_LIST_MAX];
+        struct sock_filter instructions[BPF_LIST_MAX + BPF_LIST_SPARE];
         unsigned short n;
 } BpfList;
 
 /* A filter that answers these system calls with action and allows all others, for x86-64 alone: what comes
  * from another architecture's table kills. Returns 0, -E2BIG. */
 int bpf_list_make(BpfList *list, const int *numbers, size_t n_numbers, uint32_t action);
+
+/* Besides, setsockopt(SO_LINGER) is EPERM. For a list that was just made. */
+void bpf_list_refuse_linger(BpfList *list);
 
 /* seccomp(2) SECCOMP_SET_MODE_FILTER. Returns 0 (with SECCOMP_FILTER_FLAG_NEW_LISTENER the fd), -errno. */
 int bpf_install(const struct sock_filter *instructions, unsigned short n, unsigned flags);

@@ -3,12 +3,14 @@
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <netinet/in.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -92,10 +94,38 @@ static void the_floor_is_the_weakest_refusal(void **state) {
         assert_int_equal(refused_with(bpf_launcher_install, SECCOMP_RET_ALLOW, SYS_close), EBADF);
 }
 
+/* Also with rubbish in the halves of the registers that the kernel does not look at. */
+static void nobody_makes_a_close_wait(void **state) {
+        const struct linger linger = { .l_onoff = 1, .l_linger = 60 };
+        const int on = 1;
+        int status;
+        pid_t pid = fork();
+
+        if (pid == 0) {
+                int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+                if (fd < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || bpf_floor_install() < 0)
+                        _exit(255);
+                if (setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger)) == 0 || errno != EPERM)
+                        _exit(1);
+                if (syscall(SYS_setsockopt, fd, 1UL << 40 | SOL_SOCKET, 1UL << 40 | SO_LINGER, &linger,
+                            sizeof(linger)) == 0)
+                        _exit(2);
+                if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0 ||
+                    setsockopt(fd, IPPROTO_TCP, SO_LINGER, &on, sizeof(on)) == 0 || errno == EPERM)
+                        _exit(3);
+                _exit(0);
+        }
+        assert_true(pid > 0);
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        assert_true(WIFEXITED(status));
+        assert_int_equal(WEXITSTATUS(status), 0);
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(a_list_denies_what_it_names),
                 cmocka_unit_test(the_floor_is_the_weakest_refusal),
+                cmocka_unit_test(nobody_makes_a_close_wait),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }
