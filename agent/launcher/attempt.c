@@ -13,6 +13,7 @@
 #include "id.h"
 #include "log.h"
 #include "pair.h"
+#include "task-message.h"
 #include "time-util.h"
 #include "zygote.h"
 
@@ -342,8 +343,21 @@ static bool place(Attempt *attempt) {
 }
 
 void attempts_advance(Manager *manager) {
-        LIST_FOREACH(Attempt, attempt, waiting, &manager->waiting)
-        (void) place(attempt);
+        ListLink todo;
+        Attempt *attempt;
+
+        /* To make room for one a zygote may have to go, which ends others that wait, or puts them behind: no
+         * link to the next one stays good. So all are taken off, and each is put back before its turn. */
+        list_init(&todo);
+        while ((attempt = LIST_FIRST(Attempt, waiting, &manager->waiting))) {
+                list_remove(&attempt->waiting);
+                list_append(&todo, &attempt->waiting);
+        }
+        while ((attempt = LIST_FIRST(Attempt, waiting, &todo))) {
+                list_remove(&attempt->waiting);
+                list_append(&manager->waiting, &attempt->waiting);
+                (void) place(attempt);
+        }
 }
 
 static int begin(Attempt *attempt, const char **ret_why) {
@@ -518,6 +532,8 @@ static void take_progress(Attempt *attempt, const TaskMessage *message) {
                                 .op = LAUNCHER_PROGRESS,
                                 .attempt = attempt->number };
 
+        if (!task_progress_is_valid(message->done, message->total))
+                return;
         if (now < attempt->progress_usec + PROGRESS_INTERVAL &&
             !(message->total > 0 && message->done >= message->total))
                 return;
@@ -533,7 +549,6 @@ static void take_progress(Attempt *attempt, const TaskMessage *message) {
 }
 
 void attempt_message(Attempt *attempt, const TaskMessage *message, int fd) {
-        static const int seals = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE;
         _cleanup_(close_fdp) int memfd = fd;
         OutcomeKind kind;
         uint64_t size = 0;
@@ -557,8 +572,7 @@ void attempt_message(Attempt *attempt, const TaskMessage *message, int fd) {
         if (attempt->result != OUTCOME_NONE) /* the first one counts */
                 return;
         if (memfd >= 0) {
-                /* All four, or its owner could shrink it under a reader's mapping. */
-                if ((fcntl(memfd, F_GET_SEALS) & seals) != seals || memfd_check_sealed(memfd, &size) < 0)
+                if (task_result_check(memfd, attempt->start.memory_max, &size) < 0)
                         return;
         } else if (kind != OUTCOME_RESULT_PICKLING)
                 return;
