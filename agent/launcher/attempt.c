@@ -330,7 +330,7 @@ static bool place(Attempt *attempt) {
                 pair_take(pair, attempt);
                 return true;
         }
-        if (manager->n_starting >= PAIRS_STARTING || !connected)
+        if (!zygote_has_start_left(zygote) || !connected)
                 return false;
         describe(attempt, description, sizeof(description));
         if (pair_new(zygote, &limits, tmp_max, description, attempt, &pair) < 0)

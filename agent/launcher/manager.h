@@ -24,9 +24,12 @@ typedef struct AgentLink AgentLink;
 typedef struct Spawner Spawner;
 
 enum {
-        PAIRS_MAX = 4096,    /* sandboxes that exist at one time */
-        PAIRS_STARTING = 16, /* of which so many are being made: more only wait for systemd */
-        POOL_MAX = 256,      /* pairs that wait warm, of all zygotes */
+        PAIRS_MAX = 4096, /* sandboxes that exist at one time */
+        PAIRS_STARTING =
+                16, /* of which so many are being made: more only wait for systemd. Zygotes share it, … */
+        PAIRS_STARTING_LEAST =
+                2,      /* … and each has so many: one that is slow, or plays dead, stops no other */
+        POOL_MAX = 256, /* pairs that wait warm, of all zygotes */
         ATTEMPTS_MAX = 16384,
         PAIRS_PER_SLICE = 100, /* systemd gets slow with thousands of units in one */
 };
@@ -48,8 +51,9 @@ struct Manager {
         ListLink zygotes;
         Zygote **zygote_slots; /* settings.zygotes_max */
         Pair *pairs[PAIRS_MAX];
-        unsigned n_pairs, n_starting, n_warm;
-        ListLink waiting; /* attempts whose pair is not yet begun, oldest first */
+        unsigned n_pairs, n_warm;
+        unsigned n_zygotes_starting; /* that have pairs being made */
+        ListLink waiting;            /* attempts whose pair is not yet begun, oldest first */
 
         ListLink lingering; /* pairs that wait for journald and systemd */
         sd_event_source *linger_timer;

@@ -17,6 +17,7 @@
 #include "fd-util.h"
 #include "journal-stream.h"
 #include "log.h"
+#include "sweep.h"
 #include "text-file.h"
 #include "time-util.h"
 #include "zygote.h"
@@ -63,7 +64,7 @@ static void pair_set_state(Pair *pair, PairState state) {
         log_debug("%s: %s → %s", pair->scope.name, pair_state_to_string(pair->state),
                   pair_state_to_string(state));
         if (is_starting(pair->state) && !is_starting(state)) {
-                manager->n_starting--;
+                zygote_start_over(zygote);
                 if (pair->refill)
                         zygote->n_refilling--;
                 pair->refill = false;
@@ -136,6 +137,25 @@ static void linger(Pair *pair) {
                 log_error_errno(r, "Cannot wait for the end of %s", pair->scope.name);
 }
 
+static int on_answer_late(sd_event_source *source, uint64_t usec, void *userdata) {
+        Pair *pair = userdata;
+
+        zygote_distrust(pair->zygote, "it did not answer in time");
+        return 0;
+}
+
+/* It lingers, or waits for the zygote's answer, which a hostile one may owe for ever. */
+static void linger_when_empty(Pair *pair) {
+        if (is_empty(pair))
+                linger(pair);
+        else if (pair->init_pidfd < 0 && pair->task_ordered && pair->task_pidfd < 0) {
+                pair->timer = sd_event_source_disable_unref(pair->timer);
+                if (sd_event_add_time_relative(pair->manager->event, &pair->timer, CLOCK_MONOTONIC,
+                                               START_TIMEOUT, 0, on_answer_late, pair) < 0)
+                        zygote_distrust(pair->zygote, "there is no memory to wait for its answer");
+        }
+}
+
 static int on_init_late(sd_event_source *source, uint64_t usec, void *userdata) {
         Pair *pair = userdata;
 
@@ -158,8 +178,7 @@ static void end_init(Pair *pair) {
         pair_set_state(pair, PAIR_ENDING);
         pair->timer = sd_event_source_disable_unref(pair->timer);
         if (pair->init_pidfd < 0) {
-                if (is_empty(pair))
-                        linger(pair);
+                linger_when_empty(pair);
                 return;
         }
         (void) pair_freeze(pair, false);
@@ -253,8 +272,8 @@ static int on_init_exit(sd_event_source *source, int fd, uint32_t events, void *
                 else
                         (void) snprintf(why, sizeof(why), "its init was killed");
                 pair_discard(pair, why, 0);
-        } else if (is_empty(pair))
-                linger(pair);
+        } else
+                linger_when_empty(pair);
         return 0;
 }
 
@@ -430,6 +449,9 @@ static int on_start_late(sd_event_source *source, uint64_t usec, void *userdata)
         log_warning("%s: init %s, task %s, scope %s", pair->scope.name,
                     pair->init_ready ? "ready" : "not ready", pair->task_ready ? "ready" : "not ready",
                     scope_state_to_string(pair->scope.state));
+        /* While an answer is owed the slot cannot be given away. */
+        if (pair->task_ordered && pair->task_pidfd < 0)
+                zygote_distrust(pair->zygote, "it did not make a task in time");
         pair_discard(pair, "it did not get ready in time", -ETIMEDOUT);
         return 0;
 }
@@ -471,7 +493,7 @@ int pair_new(Zygote *zygote, const Limits *limits, uint64_t tmp_max, const char 
         };
         manager->pairs[slot] = pair;
         manager->n_pairs++;
-        manager->n_starting++;
+        zygote_start_begun(zygote);
         zygote->n_pairs++;
         zygote->n_refilling += pair->refill;
         (void) snprintf(pair->description, sizeof(pair->description), "%s", description);
@@ -502,7 +524,7 @@ int pair_new(Zygote *zygote, const Limits *limits, uint64_t tmp_max, const char 
                 close_fd(sockets[1]);
         }
         if (r < 0) {
-                manager->n_starting--;
+                zygote_start_over(zygote);
                 zygote->n_refilling -= pair->refill;
                 pair_free(pair);
                 return r;
@@ -584,6 +606,12 @@ void pair_task_made(Pair *pair, int error, int pidfd) {
                 else
                         pair_discard(pair, "the zygote made no task", error < 0 ? error : -EPROTO);
                 return;
+        }
+        if (sweep_is_ordered(pair->manager,
+                             pidfd_to_pid(pidfd))) { /* or it would be moved, killed, reaped twice */
+                close_fd(pidfd);
+                zygote_distrust(pair->zygote, "it passed another process off as the task");
+                return; /* its end tells the pair */
         }
         r = take_child(pair, pidfd, &pair->task_pidfd, &pair->task_pid, &pair->on_task_exit, on_task_exit);
         if (pair->failed || pair->state >= PAIR_ENDING) {

@@ -32,7 +32,7 @@ static Pair *pair_of_pid(Zygote *zygote, pid_t pid) {
 
         for (unsigned i = 0; i < PAIRS_MAX; i++) {
                 Pair *pair = zygote->manager->pairs[i];
-                if (pair && pair->zygote == zygote && pair->task_pid == pid)
+                if (pair && pair->zygote == zygote && pair->task_pid == pid && !pair->task_reaped)
                         return pair;
         }
         if (text_file_read(text, sizeof(text), "/proc/%d/cgroup", (int) pid) < 0 ||

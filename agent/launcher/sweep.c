@@ -73,13 +73,16 @@ void sweep_again(Manager *manager) {
                 manager->sweeps_left = 0;
 }
 
-static bool is_ordered(Manager *manager, pid_t pid) {
+bool sweep_is_ordered(Manager *manager, pid_t pid) {
         if (manager->spawner && pid == spawner_pid(manager->spawner))
                 return true;
-        for (unsigned i = 0; i < PAIRS_MAX; i++)
-                if (manager->pairs[i] &&
-                    (manager->pairs[i]->init_pid == pid || manager->pairs[i]->task_pid == pid))
+        for (unsigned i = 0; i < PAIRS_MAX; i++) {
+                const Pair *pair = manager->pairs[i];
+                /* Not one that was reaped: its number may be another's by now. */
+                if (pair && ((pair->init_pidfd >= 0 && pair->init_pid == pid) ||
+                             (pair->task_pidfd >= 0 && !pair->task_reaped && pair->task_pid == pid)))
                         return true;
+        }
         LIST_FOREACH(Zygote, zygote, zygotes, &manager->zygotes)
         if (zygote_owns_pid(zygote, pid))
                 return true;
@@ -105,7 +108,7 @@ void sweep_strangers(Manager *manager) {
                 long pid = strtol(rest, &end, 10);
                 if (end == rest || pid <= 0)
                         break;
-                if (is_ordered(manager, (pid_t) pid))
+                if (sweep_is_ordered(manager, (pid_t) pid))
                         continue;
                 /* An answer of the zygote may still be on its way; the second time it is no accident. */
                 if (was_seen(manager, (pid_t) pid)) {

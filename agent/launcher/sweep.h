@@ -8,5 +8,7 @@
 int sweep_start(Manager *manager);
 /* What was still dying the last time. */
 void sweep_again(Manager *manager);
+/* Whether that child is one of ours that is not reaped. */
+bool sweep_is_ordered(Manager *manager, pid_t pid);
 /* Kills and reaps children that nobody ordered: a hostile zygote can make some. */
 void sweep_strangers(Manager *manager);

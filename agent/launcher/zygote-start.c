@@ -253,7 +253,9 @@ static int on_zygote_message(sd_event_source *source, int fd, uint32_t events, v
                 if (n >= 0 && n_fds > 0)
                         close_fd(pidfd);
                 zygote->on_zygote = sd_event_source_disable_unref(zygote->on_zygote);
-                return 0; /* its exit tells the rest */
+                /* It ends, or has closed its socket and goes on. */
+                zygote_distrust(zygote, "it does not speak to the launcher any more");
+                return 0;
         }
         if (n_fds == 0)
                 pidfd = -EBADF;

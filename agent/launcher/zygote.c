@@ -91,6 +91,15 @@ void zygote_fail(Zygote *zygote, const char *why) {
         zygote_set_state(zygote, ZYGOTE_DEAD);
 }
 
+void zygote_distrust(Zygote *zygote, const char *why) {
+        int pidfd = zygote->pidfds[ZYGOTE_PROCESS_ZYGOTE];
+
+        if (zygote->state == ZYGOTE_DEAD || pidfd < 0)
+                return;
+        log_warning("Killing the process of zygote %s of %s: %s", zygote->token, zygote->key.owner, why);
+        (void) pidfd_send_signal(pidfd, SIGKILL, NULL, 0); /* its end tells its pairs */
+}
+
 void zygote_end(Zygote *zygote, const char *why) {
         if (zygote->state >= ZYGOTE_DRAINING)
                 return;
@@ -294,7 +303,7 @@ void zygote_refill(Zygote *zygote) {
         while (zygote->n_ready > zygote->pool_target)
                 pair_discard(LIST_FIRST(Pair, ready, &zygote->ready), NULL, 0);
         while (zygote->n_ready + zygote->n_refilling < zygote->pool_target && manager->n_warm < POOL_MAX &&
-               manager->n_starting < PAIRS_STARTING) {
+               zygote_has_start_left(zygote)) {
                 Pair *pair;
                 int r = pair_new(zygote, &manager->default_limits, manager->settings.default_tmp_max,
                                  "CluPy task (waiting for its function)", NULL, &pair);
@@ -315,6 +324,22 @@ int zygote_uid_take(Zygote *zygote) {
 
 void zygote_uid_give_back(Zygote *zygote, uint32_t uid) {
         zygote->uids[uid / 64] &= ~(UINT64_C(1) << uid % 64);
+}
+
+bool zygote_has_start_left(const Zygote *zygote) {
+        unsigned sharers = zygote->manager->n_zygotes_starting + (zygote->n_starting == 0);
+
+        return zygote->n_starting < MAX(PAIRS_STARTING / sharers, (unsigned) PAIRS_STARTING_LEAST);
+}
+
+void zygote_start_begun(Zygote *zygote) {
+        if (zygote->n_starting++ == 0)
+                zygote->manager->n_zygotes_starting++;
+}
+
+void zygote_start_over(Zygote *zygote) {
+        if (--zygote->n_starting == 0)
+                zygote->manager->n_zygotes_starting--;
 }
 
 void zygote_pair_gone(Zygote *zygote) {

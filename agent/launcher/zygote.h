@@ -48,7 +48,7 @@ struct Zygote {
         uint64_t *uids; /* bitmap of those in use */
         unsigned n_pairs;
         ListLink ready; /* pairs that wait warm */
-        unsigned n_ready, n_refilling, pool_target;
+        unsigned n_ready, n_refilling, n_starting, pool_target;
         uint64_t used_at_usec, refill_after_usec; /* CLOCK_MONOTONIC */
 };
 
@@ -71,11 +71,20 @@ void zygote_uid_give_back(Zygote *zygote, uint32_t uid);
 /* Frees what is dead and wholly reaped. */
 void zygotes_collect(Manager *manager);
 
+/* Whether another pair of it may be begun now. */
+bool zygote_has_start_left(const Zygote *zygote);
+void zygote_start_begun(Zygote *zygote);
+void zygote_start_over(Zygote *zygote);
+
 /* A pair of it is gone: the caller's last use of the zygote. */
 void zygote_pair_gone(Zygote *zygote);
 
 /* Its time is over: what waits is given back, what runs goes on. */
 void zygote_end(Zygote *zygote, const char *why);
+
+/* It does not do as it was asked, and nothing more is asked of it: its process is killed. What runs goes on.
+ */
+void zygote_distrust(Zygote *zygote, const char *why);
 
 /* It did what it must not: all that is left of it ends. */
 void zygote_fail(Zygote *zygote, const char *why);
