@@ -32,6 +32,21 @@ TIDY_CHECKS = ("-*,bugprone-*,cert-*,clang-analyzer-*,-bugprone-easily-swappable
                "-clang-analyzer-unix.Malloc,-clang-analyzer-core.NonNullParamChecker,"
                "-clang-analyzer-core.UndefinedBinaryOperatorResult")
 
+WRONG = re.compile(": (fatal )?error: ")
+
+# What gcc 12's analyzer finds although it is not there: the source file, the function, the warning. Anything else that
+# it finds is a failure. Each of these files fails to compile under the analyzer every time, so nothing gets lost.
+ANALYZER_MISTAKES = {
+    # An element stored at an index that is not a constant counts as leaked.
+    ("memory-util.c", "strv_extend", "analyzer-malloc-leak"),
+    # So does a member of an intrusive list, known to the list only by its link ...
+    ("agent-link.c", "enqueue", "analyzer-malloc-leak"),
+    # ... and an object that the cleanup reaches from a member of it.
+    ("state-store-file.c", "state_store_file_open", "analyzer-malloc-leak"),
+    # Takes a frame's first bytes for possibly none, after a check that there are some.
+    ("frame.c", "frame_header_parse", "analyzer-use-of-uninitialized-value"),
+}
+
 
 def files() -> list[Path]:
     """The project's files: what git knows or would add; without git, everything."""
@@ -53,7 +68,8 @@ def _first_line(path: Path) -> str:
 
 def _is_shell(path: Path) -> bool:
     line = _first_line(path)
-    return path.suffix == ".sh" or (line.startswith("#!") and line.split("/")[-1].split()[-1] in ("sh", "bash"))
+    script = line.startswith("#!") and line.split("/")[-1].split()[-1] in ("sh", "bash")
+    return script or path.suffix in (".sh", ".bash")
 
 
 def _in_chunks(what: str, command: list[str], arguments: list[Path]) -> None:
@@ -98,7 +114,26 @@ def _mypy(packages: list[str]) -> None:
 def _errors(text: str) -> str:
     """Only the lines of a compiler's output that say what is wrong, each once."""
     plain = re.sub(r"\x1b\[[0-9;]*[mK]", "", text)
-    return "\n".join(dict.fromkeys(line for line in plain.splitlines() if "error: " in line))
+    return "\n".join(dict.fromkeys(line for line in plain.splitlines() if WRONG.search(line)))
+
+
+def _analyzer_errors(text: str) -> tuple[str, bool]:
+    """As _errors(), without the analyzer's known mistakes, and whether it made any."""
+    found: dict[str, None] = {}
+    mistaken = False
+    source = function = ""
+    for line in re.sub(r"\x1b\[[0-9;]*[mK]", "", text).splitlines():
+        if failed := re.match(r"FAILED: .*?([^/ ]+)\.o\b", line):
+            source, function = failed[1], ""
+        elif inside := re.search(r"In function [‘'](\w+)[’']", line):
+            function = inside[1]
+        elif WRONG.search(line):
+            warning = re.search(r"\[-Werror=([\w-]+)\]$", line)
+            if warning and (source, function, warning[1]) in ANALYZER_MISTAKES:
+                mistaken = True
+            else:
+                found[line] = None
+    return "\n".join(found), mistaken
 
 
 def _warnings() -> None:
@@ -107,11 +142,15 @@ def _warnings() -> None:
     with build.locked("analyzer") as directory:
         log = directory.parent / "logs" / "analyzer.log"
         log.unlink(missing_ok=True)
-        build.configure(directory, ["--werror", "-Dtests=false", "-Dc_args=-fanalyzer"])
+        build.configure(directory, ["--werror", "-Dtests=false",
+                                    # It mistakes variables of functions that were inlined into others.
+                                    "-Dc_args=-fanalyzer -fno-inline"])
         try:
             build.compile_all(directory, keep_going=True)
         except LabError as error:
-            raise LabError(_errors(log.read_text(errors="replace")) or error.what, log=log) from error
+            found, mistaken = _analyzer_errors(log.read_text(errors="replace"))
+            if found or not mistaken:
+                raise LabError(found or error.what, log=log) from error
 
 
 def _tidy() -> None:
@@ -137,7 +176,7 @@ def _tidy() -> None:
 def run() -> list[Outcome]:
     """All checks."""
     checks = {"clang-format": _format, "shellcheck": _shellcheck, "SPDX lines": _headers,
-              "mypy --strict, the lab": lambda: _mypy(["tests/labtool"]),
+              "mypy --strict, the lab": lambda: _mypy(["tests/labtool", "tests/mutants"]),
               "mypy --strict, the package": lambda: _mypy(["python/clupy"]),
               "warnings and -fanalyzer": _warnings, "clang-tidy": _tidy}
     return [outcome for name, function in checks.items()
