@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <sys/random.h>
 #include <time.h>
+#include <unistd.h>
 
 /* A dense array of entries in the order of insertion, with holes where entries were removed, and beside it
  * an open-addressed table of their numbers. Walking is walking the array; removal never moves an entry, so
@@ -63,7 +64,7 @@ static const uint64_t *hash_seed(void) {
 
                         (void) clock_gettime(CLOCK_REALTIME, &ts);
                         seed[0] = (uint64_t) ts.tv_nsec << 32 ^ (uint64_t) ts.tv_sec;
-                        seed[1] = (uint64_t) (uintptr_t) &ts;
+                        seed[1] = (uint64_t) getpid();
                 }
                 seeded = true;
         }

@@ -12,21 +12,26 @@ struct SendChunk {
 enum { CHUNK_MIN = 4096 - sizeof(SendChunk) };
 
 int send_queue_append(SendQueue *queue, const struct iovec *iov, size_t n_iov, size_t skip) {
-        size_t total = 0, room = queue->last ? queue->last->capacity - queue->last->end : 0;
-        SendChunk *chunk = NULL;
+        SendChunk *into = queue->last;
+        size_t total = 0;
 
         for (size_t i = 0; i < n_iov; i++)
                 total += iov[i].iov_len;
         if (total <= skip)
                 return 0;
         total -= skip;
-        if (total > room) {
-                size_t capacity = MAX(total - room, (size_t) CHUNK_MIN);
+        if (!into || total > into->capacity - into->end) {
+                size_t capacity = MAX(total, (size_t) CHUNK_MIN);
+                SendChunk *chunk = malloc(sizeof(SendChunk) + capacity);
 
-                chunk = malloc(sizeof(SendChunk) + capacity);
                 if (!chunk)
                         return -ENOMEM;
                 *chunk = (SendChunk){ .capacity = capacity };
+                if (into)
+                        into->next = chunk;
+                else
+                        queue->first = chunk;
+                into = queue->last = chunk;
         }
         for (size_t i = 0; i < n_iov; i++) {
                 const uint8_t *p = iov[i].iov_base;
@@ -39,24 +44,8 @@ int send_queue_append(SendQueue *queue, const struct iovec *iov, size_t n_iov, s
                 p += skip;
                 left -= skip;
                 skip = 0;
-                while (left > 0) {
-                        SendChunk *into = room > 0 ? queue->last : chunk;
-                        size_t n = MIN(left, into->capacity - into->end);
-
-                        memcpy(into->data + into->end, p, n);
-                        into->end += n;
-                        p += n;
-                        left -= n;
-                        if (into != chunk)
-                                room -= n;
-                }
-        }
-        if (chunk) {
-                if (queue->last)
-                        queue->last->next = chunk;
-                else
-                        queue->first = chunk;
-                queue->last = chunk;
+                memcpy(into->data + into->end, p, left);
+                into->end += left;
         }
         queue->size += total;
         return 0;

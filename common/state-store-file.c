@@ -304,19 +304,16 @@ static inline void closedirp(DIR **d) {
                 closedir(*d);
 }
 
-static int directory_open(FileStore *f, DIR **ret) {
+static DIR *directory_open(FileStore *f) {
         int fd = openat(f->directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         DIR *d;
 
         if (fd < 0)
-                return -errno;
+                return NULL;
         d = fdopendir(fd);
-        if (!d) {
+        if (!d)
                 close_fd(fd);
-                return -errno;
-        }
-        *ret = d;
-        return 0;
+        return d;
 }
 
 static int file_list(StateStore *store, const char *prefix, char ***ret_keys) {
@@ -326,9 +323,9 @@ static int file_list(StateStore *store, const char *prefix, char ***ret_keys) {
         size_t n = 0, capacity = 0;
         int r;
 
-        r = directory_open(f, &d);
-        if (r < 0)
-                return r;
+        d = directory_open(f);
+        if (!d)
+                return -errno;
         for (;;) {
                 _cleanup_(freep) char *key = NULL;
                 struct dirent *entry;
@@ -407,11 +404,10 @@ static void file_close(StateStore *store) {
 static int remove_temporaries(FileStore *f) {
         _cleanup_(closedirp) DIR *d = NULL;
         struct dirent *entry;
-        int r;
 
-        r = directory_open(f, &d);
-        if (r < 0)
-                return r;
+        d = directory_open(f);
+        if (!d)
+                return -errno;
         while ((entry = readdir(d)))
                 if (startswith(entry->d_name, temporary_prefix) &&
                     unlinkat(f->directory, entry->d_name, 0) < 0)
