@@ -14,7 +14,7 @@
 void anchor_main(int socket, int launcher) {
         char c = 0;
 
-        (void) prctl(PR_SET_NAME, "clupy-anchor");
+        sandbox_title_set("clupy-anchor");
         /* Until proc is mounted and the ids are mapped: only then may the mount namespace become the user
          * namespace's, which locks all mounts in it. */
         if (message_receive(socket, &c, sizeof(c), NULL, 0) < 0 || unshare(CLONE_NEWNS | CLONE_NEWIPC) < 0 ||

@@ -14,7 +14,7 @@ void builder_main(int socket, bool host_network) {
         const uint64_t flags =
                 CLONE_PARENT | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | (host_network ? 0 : CLONE_NEWNET);
 
-        (void) prctl(PR_SET_NAME, "clupy-builder");
+        sandbox_title_set("clupy-builder");
         for (;;) {
                 ZygoteRequest request;
                 int init_socket, pidfd = -EBADF;

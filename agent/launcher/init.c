@@ -58,7 +58,7 @@ void init_main(int socket, const ZygoteRequest *request, bool host_network) {
         sigset_t set;
         int r;
 
-        (void) prctl(PR_SET_NAME, "clupy-init");
+        sandbox_title_set("clupy-init");
         r = fds_arrange(0, &socket, 1);
         /* A mapped uid first: files of others on the new file systems would be refused (EOVERFLOW). */
         if (r >= 0 && (prctl(PR_SET_KEEPCAPS, 1) < 0 || (r = identity_set(0)) < 0))

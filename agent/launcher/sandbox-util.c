@@ -5,12 +5,29 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "sandbox.h"
+
+static char *title;
+static size_t title_size;
+
+void sandbox_title_prepare(int argc, char *argv[]) {
+        title = argv[0];
+        title_size = (size_t) (argv[argc - 1] + strlen(argv[argc - 1]) - title);
+}
+
+void sandbox_title_set(const char *name) {
+        (void) prctl(PR_SET_NAME, name);
+        if (title_size < strlen(name))
+                return;
+        memset(title, 0, title_size);
+        memcpy(title, name, strlen(name));
+}
 
 pid_t sandbox_clone(uint64_t flags, int *ret_pidfd) {
         int pidfd = -EBADF;

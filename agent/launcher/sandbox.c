@@ -42,6 +42,8 @@ _noreturn_ static void spawner_main(void) {
 }
 
 int main(int argc, char *argv[]) {
+        if (argc == 2)
+                sandbox_title_prepare(argc, argv);
         if (argc == 2 && streq(argv[1], "spawner"))
                 spawner_main();
         if (argc == 2 && streq(argv[1], "stage"))

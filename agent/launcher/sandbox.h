@@ -14,6 +14,10 @@
 #include "sandbox-protocol.h"
 #include "zygote-protocol.h"
 
+/* What ps and systemd-cgls show: the name and, over the memory of the arguments, the command line. */
+void sandbox_title_prepare(int argc, char *argv[]);
+void sandbox_title_set(const char *name);
+
 /* clone(2) as fork(2) does it: no new stack. Returns 0 in the child, the pid, -errno. */
 pid_t sandbox_clone(uint64_t flags, int *ret_pidfd);
 
