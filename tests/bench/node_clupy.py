@@ -14,7 +14,7 @@ from calls import nothing, percentile
 
 def main() -> None:
     calls, one_by_one = int(sys.argv[1]), int(sys.argv[2])
-    call = clupy.parallel(nothing, cpus=0.1, memory="64M")
+    call = clupy.parallel(nothing)
     for future in [call() for _ in range(20)]:  # zygote started, code sent, pairs warm
         future.result(timeout=60)
 
