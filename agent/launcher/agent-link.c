@@ -95,8 +95,9 @@ void agent_link_send(AgentLink *link, const LauncherEvent *event, int fd) {
 }
 
 static void flush(AgentLink *link) {
-        while (link->n_queued > 0) {
-                Queued *queued = LIST_FIRST(Queued, queue, &link->queue);
+        Queued *queued;
+
+        while ((queued = LIST_FIRST(Queued, queue, &link->queue))) {
                 int r = send_now(link, &queued->event, queued->fd);
                 if (r == -EAGAIN)
                         return;
