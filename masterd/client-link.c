@@ -24,6 +24,9 @@ enum {
         FOLLOW_PIECE = 64 << 10,
 };
 
+/* What one connection's queries may take before others get their turn. */
+#define QUERIES_USEC_MAX (100 * USEC_PER_MSEC)
+
 /* A `logs` query that goes on. */
 struct Follow {
         Peer *peer;
@@ -185,7 +188,7 @@ static int read_task(Session *session, json_object *t, const Frame *frame) {
         if (!job)
                 return -EBADMSG;
         if (session->n_unfinished >= m->config->task_window ||
-            session->n_tasks >= 2 * m->config->task_window)
+            session->n_tasks >= 2 * m->config->task_window || hashmap_size(m->tasks) >= MANAGER_TASKS_MAX)
                 return -EDQUOT;
         r = task_new(session, job, id, &task);
         if (r < 0)
@@ -341,7 +344,8 @@ static int start_follow(Peer *peer, uint64_t query, const char *hex) {
         TaskView view;
         Follow *follow;
 
-        if (task_find(m, hex, &view) < 0)
+        /* What must be refused is refused by the query itself. */
+        if (task_find(m, hex, &view) < 0 || (!streq(peer->user, "root") && !streq(peer->user, view.owner)))
                 return -ENOENT;
         if (hashmap_size(peer->follows) >= FOLLOWS_MAX || hashmap_get_u64(peer->follows, query))
                 return -EBUSY;
@@ -357,7 +361,7 @@ static int start_follow(Peer *peer, uint64_t query, const char *hex) {
         return 0;
 }
 
-static int on_query(Peer *peer, json_object *json) {
+static int run_query(Peer *peer, json_object *json) {
         _cleanup_(json_putp) json_object *result = NULL, *none = NULL;
         _cleanup_(freep) char *message = NULL;
         json_object *args = NULL;
@@ -404,6 +408,28 @@ static int on_query(Peer *peer, json_object *json) {
         else
                 send_failure(peer, id, query_error_to_string(error), strempty(message));
         return 0;
+}
+
+/* A megabyte of queries may come at once, and some look at all tasks: they must not keep the heartbeats
+ * waiting. */
+static int on_query(Peer *peer, json_object *json) {
+        uint64_t iteration = 0, begun = now_usec(CLOCK_MONOTONIC), id;
+        int r;
+
+        (void) sd_event_get_iteration(peer->manager->event, &iteration);
+        if (iteration != peer->query_iteration) {
+                peer->query_iteration = iteration;
+                peer->query_usec = 0;
+        }
+        if (peer->query_usec > QUERIES_USEC_MAX) {
+                if (json_get_uint64(json, "id", UINT64_MAX / 2, &id) < 0)
+                        return -EBADMSG;
+                send_failure(peer, id, "busy", "Too many queries at once: wait for the answers to some");
+                return 0;
+        }
+        r = run_query(peer, json);
+        peer->query_usec += usec_sub(now_usec(CLOCK_MONOTONIC), begun);
+        return r;
 }
 
 static int on_goodbye(Peer *peer) {

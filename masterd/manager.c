@@ -153,17 +153,25 @@ static int on_deadline(sd_event_source *source, uint64_t usec, void *userdata) {
 }
 
 static int on_orphans(sd_event_source *source, uint64_t usec, void *userdata) {
-        manager_deadlines_changed(userdata);
+        Manager *m = userdata;
+
+        m->orphans_due = 0;
+        manager_orphan_until(m, recovery_expire_orphans(m, manager_now(m)));
         return 0;
+}
+
+/* Only the timer is set: all of them are looked at when it fires, and not each time that one is added. */
+void manager_orphan_until(Manager *m, uint64_t usec) {
+        if (usec == USEC_INFINITY || (m->orphans_due != 0 && m->orphans_due <= usec))
+                return;
+        m->orphans_due = usec;
+        manager_timer(m, &m->orphan_timer, usec, on_orphans, m);
 }
 
 void manager_deadlines_changed(Manager *m) {
         Task *task = prioq_peek(m->deadlines);
 
         manager_timer(m, &m->deadline_timer, task ? task->deadline : USEC_INFINITY, on_deadline, m);
-        if (hashmap_size(m->orphans) > 0 || m->orphan_timer)
-                manager_timer(m, &m->orphan_timer, recovery_expire_orphans(m, manager_now(m)), on_orphans,
-                              m);
 }
 
 static int on_delay(sd_event_source *source, uint64_t usec, void *userdata) {

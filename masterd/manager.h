@@ -24,6 +24,8 @@ enum {
                 8 << 20, /* bytes of inline arguments held; beyond, they are fetched when needed */
         MANAGER_NODES_MAX = 10000,
         MANAGER_PEERS_MAX = 4096,
+        MANAGER_SESSIONS_MAX = 4 * MANAGER_PEERS_MAX, /* with those that are kept without a connection */
+        MANAGER_TASKS_MAX = 1 << 21,
 };
 
 /* The one object that owns the rest. */
@@ -61,6 +63,7 @@ struct Manager {
         uint64_t trimmed_at;        /* n_ended at the last malloc_trim() */
 
         bool schedule_due;
+        uint64_t orphans_due; /* when orphan_timer fires, 0: it does not */
         sd_event_source *work, *deadline_timer, *delay_timer, *status_timer, *orphan_timer, *rest_timer,
                 *detached_timer, *notify_timer;
         bool notify_due;
@@ -94,8 +97,10 @@ void manager_flush(Manager *m);
 /* The same at once; for tests. */
 void manager_work(Manager *m);
 
-/* The soonest deadline (delayed task, orphan) has changed. */
+/* The soonest deadline (delayed task) has changed. */
 void manager_deadlines_changed(Manager *m);
+/* There is an orphan that is kept until then. */
+void manager_orphan_until(Manager *m, uint64_t usec);
 void manager_delays_changed(Manager *m);
 void manager_status_soon(Manager *m);
 /* A node has a rest until then: look again. */

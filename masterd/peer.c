@@ -230,6 +230,10 @@ static int hello_client(Peer *peer, json_object *json) {
                 return 0;
         session = session_find(m, user, key);
         kept = session != NULL;
+        if (!session && hashmap_size(m->sessions) >= MANAGER_SESSIONS_MAX) {
+                peer_refuse(peer, "busy", "There are too many clients", NULL);
+                return 0;
+        }
         if (!session) {
                 r = session_new(m, user, key, &session);
                 if (r < 0)

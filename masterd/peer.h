@@ -32,8 +32,9 @@ struct Peer {
         Hashmap *asked, *owned; /* number → Stream: those it asked for, those it was asked for */
         uint64_t next_stream;   /* even */
         unsigned n_flowing;
-        Hashmap *follows; /* query id → Follow */
-        bool heard;       /* agent: its REPORT has begun */
+        Hashmap *follows;                     /* query id → Follow */
+        bool heard;                           /* agent: its REPORT has begun */
+        uint64_t query_iteration, query_usec; /* of the event loop, and what queries have taken in it */
 };
 
 /* Takes a reference to the connection. For the listener's accept callback. */

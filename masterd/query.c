@@ -20,7 +20,7 @@
 #include "why-journal.h"
 #include "why.h"
 
-enum { TASKS_MAX = 10000, IDS_MAX = 20000, ANSWER_MAX = 768 << 10 };
+enum { TASKS_MAX = 10000, IDS_MAX = 20000, PREFIXES_MAX = 100, ANSWER_MAX = 768 << 10 };
 
 static const char *const query_error_table[_QUERY_ERROR_MAX] = {
         [QUERY_OK] = "ok",
@@ -378,6 +378,10 @@ static QueryError query_why(Query *q) {
         return QUERY_OK;
 }
 
+static bool may_manage(const Query *q, const char *owner) {
+        return q->asker->privileged || (owner && q->asker->user && streq(q->asker->user, owner));
+}
+
 static QueryError query_logs(Query *q) {
         uint64_t offset, end;
         const char *data;
@@ -390,16 +394,16 @@ static QueryError query_logs(Query *q) {
         error = find(q, &view);
         if (error != QUERY_OK)
                 return error;
+        if (!may_manage(q, view.owner))
+                return fail(q, QUERY_NOT_ALLOWED,
+                            "Task %s is %s's: only its owner and root may read what it prints",
+                            ID_HEX(view.id), view.owner);
         size = log_tail_read(view.log, offset, &data, &end);
         if (query_add_text(q->result, "text", data, size) < 0)
                 return QUERY_FAILED;
         (void) json_add_uint64(q->result, "offset", end);
         (void) json_add_bool(q->result, "ended", !view.task || !task_is_unfinished(view.task));
         return QUERY_OK;
-}
-
-static bool may_manage(const Query *q, const char *owner) {
-        return q->asker->privileged || (owner && q->asker->user && streq(q->asker->user, owner));
 }
 
 static QueryError cancel_one(Query *q, Task *task, const char *by, json_object *cancelled) {
@@ -411,6 +415,16 @@ static QueryError cancel_one(Query *q, Task *task, const char *by, json_object *
         task_cancel(task, by);
         (void) json_append_id(cancelled, task->id);
         return QUERY_OK;
+}
+
+static bool all_are_whole(json_object *ids) {
+        for (size_t i = 0; i < json_object_array_length(ids); i++) {
+                const char *hex = json_object_get_string(json_object_array_get_idx(ids, i));
+
+                if (!hex || strlen(hex) != ID_HEX_SIZE - 1)
+                        return false;
+        }
+        return true;
 }
 
 static QueryError query_cancel(Query *q) {
@@ -425,6 +439,10 @@ static QueryError query_cancel(Query *q) {
             json_get_string_optional(q->args, "by", 64, strempty(q->asker->user), &by) < 0 || (!ids && !job))
                 return fail(q, QUERY_INVALID_ARGUMENT,
                             "Expected ids, a list of task ids, or job, a job's id");
+        /* The beginning of an id is looked for among all tasks. */
+        if (ids && json_object_array_length(ids) > PREFIXES_MAX && !all_are_whole(ids))
+                return fail(q, QUERY_INVALID_ARGUMENT, "More than %d ids at once have to be whole ones",
+                            PREFIXES_MAX);
         /* Nobody cancels in another's name. */
         if (!q->asker->privileged)
                 by = strempty(q->asker->user);
@@ -509,7 +527,7 @@ static const struct {
         { "version", query_version, true }, { "status", query_status, true },
         { "nodes", query_nodes, true },     { "tasks", query_tasks, true },
         { "task", query_task, true },       { "why", query_why, true },
-        { "logs", query_logs, true },       { "cancel", query_cancel, false },
+        { "logs", query_logs, false },      { "cancel", query_cancel, false },
         { "drain", query_drain, false },    { "undrain", query_undrain, false },
         { "attach", query_attach, false },
 };

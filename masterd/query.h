@@ -35,5 +35,5 @@ QueryError query_run(Manager *m, const QueryAsker *asker, const char *verb, json
 /* Text from a task may be any bytes: what is not UTF-8 becomes "?". Returns 0, -ENOMEM. */
 int query_add_text(json_object *object, const char *key, const char *data, size_t size);
 
-/* Whether the verb only looks. */
+/* Whether the verb only looks, at what anybody may see. */
 bool query_is_read_only(const char *verb);

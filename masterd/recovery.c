@@ -104,8 +104,8 @@ static int orphan_new(Node *node, const ReportedAttempt *r) {
                 attempt_free(attempt);
                 return q;
         }
+        manager_orphan_until(m, orphan->until);
         attempt->orphan = TAKE_PTR(orphan);
-        manager_deadlines_changed(m);
         return 0;
 }
 

@@ -42,15 +42,15 @@ struct Stream {
         Id task;
         uint32_t attempt;
         char code[DIGEST_HEX_SIZE];
-        uint64_t size;    /* as the asker expects it */
-        Session *session; /* has arguments and code */
-        Node *node;       /* has the result */
-        uint64_t allowed; /* bytes the asker still takes */
-        uint64_t granted; /* bytes the owner may still send */
-        uint64_t relayed; /* bytes passed on */
-        uint64_t skip;    /* bytes that come a second time, after the owner's connection broke */
-        uint64_t moved_at;
-        int file; /* the owner is a file, -EBADF: a peer */
+        uint64_t size;            /* as the asker expects it */
+        Session *session;         /* has arguments and code */
+        Node *node;               /* has the result */
+        uint64_t allowed;         /* bytes the asker still takes */
+        uint64_t granted;         /* bytes the owner may still send */
+        uint64_t relayed;         /* bytes passed on */
+        uint64_t skip;            /* bytes that come a second time, after the owner's connection broke */
+        uint64_t moved_at, moved; /* when, and the bytes since */
+        int file;                 /* the owner is a file, -EBADF: a peer */
 };
 
 static void streams_start(Streams *streams);
@@ -136,6 +136,15 @@ void stream_cancel(Stream *s) {
         stream_free(s);
 }
 
+/* A byte a minute does not hold a place. */
+static void stream_note_progress(Stream *s, size_t bytes) {
+        s->moved += bytes;
+        if (s->moved < STREAM_MOVE_MIN)
+                return;
+        s->moved = 0;
+        s->moved_at = manager_now(s->streams->manager);
+}
+
 static void stream_fill(Stream *s);
 
 /* Lets the owner send as much as the asker takes, and its connection is not full. */
@@ -178,7 +187,7 @@ static void stream_fill(Stream *s) {
                 }
                 if (stream_pass(s, &(struct iovec){ buffer, (size_t) n }) < 0)
                         return;
-                s->moved_at = manager_now(s->streams->manager);
+                stream_note_progress(s, (size_t) n);
         }
 }
 
@@ -250,7 +259,8 @@ static void streams_end_stalled(Streams *streams) {
 
         LIST_FOREACH(Stream, s, link, &streams->all)
         if (stream_is_flowing(s) && usec_sub(now, s->moved_at) > STREAM_STALL_S * USEC_PER_SEC) {
-                stream_finish(s, true, "stalled", "Nothing was taken for a minute while others waited");
+                stream_finish(s, true, "stalled",
+                              "Too little of it was taken for a minute while others waited");
                 return;
         }
 }
@@ -421,7 +431,7 @@ int stream_frame_data(Peer *peer, const Frame *frame) {
         if (piece.iov_len > s->granted)
                 return -EPROTO;
         s->granted -= piece.iov_len;
-        s->moved_at = manager_now(peer->manager);
+        stream_note_progress(s, piece.iov_len);
         if (s->skip > 0) {
                 size_t n = (size_t) MIN(s->skip, (uint64_t) piece.iov_len);
 
@@ -446,7 +456,6 @@ int stream_frame_credit(Peer *peer, json_object *json) {
         if (!s)
                 return 0;
         s->allowed = MIN(usec_add(s->allowed, bytes), UINT64_MAX / 2);
-        s->moved_at = manager_now(peer->manager);
         stream_grant(s);
         return 0;
 }

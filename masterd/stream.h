@@ -19,7 +19,8 @@ enum {
         STREAM_FLOWING_MAX = 48,     /* streams that flow at the same time; others wait */
         STREAM_FLOWING_PEER_MAX = 8, /* likewise to one asker */
         STREAM_PEER_MAX = 4096,      /* streams one asker may have open */
-        STREAM_STALL_S = 60,         /* one that moves nothing for so long ends if others wait */
+        STREAM_STALL_S = 60,         /* one that moves less than this in that time ends if others wait */
+        STREAM_MOVE_MIN = 64 << 10,
 };
 
 typedef struct Streams {

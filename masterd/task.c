@@ -343,7 +343,7 @@ void task_retry(Task *task, bool counted, const char *why) {
         }
         if (!counted)
                 /* That number was never used. */
-                task->attempt--;
+                task->attempt -= task->attempt > 0;
         else if (task->attempt > task->job->retries) {
                 task_end_own(task, OUTCOME_NODE_LOST, "message", why);
                 return;

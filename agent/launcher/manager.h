@@ -25,11 +25,11 @@ typedef struct Spawner Spawner;
 
 enum {
         PAIRS_MAX = 4096, /* sandboxes that exist at one time */
-        PAIRS_STARTING =
-                16, /* of which so many are being made: more only wait for systemd. Zygotes share it, … */
-        PAIRS_STARTING_LEAST =
-                2,      /* … and each has so many: one that is slow, or plays dead, stops no other */
-        POOL_MAX = 256, /* pairs that wait warm, of all zygotes */
+        POOL_MAX = 256,   /* of which wait warm, of all zygotes */
+        /* So many are being made: more only wait for systemd. Zygotes share this number, but each has the
+         * least: one that is slow, or plays dead, stops no other. */
+        PAIRS_STARTING = 16,
+        PAIRS_STARTING_LEAST = 2,
         ATTEMPTS_MAX = 16384,
         PAIRS_PER_SLICE = 100, /* systemd gets slow with thousands of units in one */
 };

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -743,6 +744,45 @@ def test_logs(master: Master) -> None:
     whole = operator.query("logs", id=task)
     assert whole["text"] == "one\ntwo?\n" and whole["ended"] and whole["offset"] == 9
     assert operator.query("logs", id=task, offset=4)["text"] == "two?\n"
+
+
+def test_logs_are_their_owners(master: Master) -> None:
+    agent, client, bob = ready(master), Client(master.port), Client(master.port, "bob")
+    task = client.submit(client.job(), 1)[0]
+    agent.dispatched(1)
+    agent.send("LOG", {"tasks": [{"id": task, "attempt": 1, "payload": 0}]}, [b"a secret\n"])
+    wait_until(lambda: client.query("logs", id=task)["text"] == "a secret\n")
+    for number, follow in enumerate((False, True)):
+        bob.send("QUERY", {"id": 500 + number, "verb": "logs", "args": {"id": task, "follow": follow}})
+        answer = bob.expect("ANSWER", where=lambda f: f.json["id"] == 500 + number).json
+        assert not answer["ok"] and answer["error"] == "not-allowed" and "secret" not in str(answer)
+
+
+def test_queries_take_turns(master: Master) -> None:
+    client, other = Client(master.port), Client(master.port, "bob")
+    ids = client.submit(client.job(), 3000)
+    n = 4000
+    flood = b"".join(encode("QUERY", {"id": 1000 + i, "verb": "task", "args": {"id": ids[i % 3000][:8]}})
+                     for i in range(n))
+    sender = threading.Thread(target=client.socket.sendall, args=(flood,))
+    sender.start()
+    began = time.monotonic()
+    assert other.query("version")["protocol"] == 1
+    assert time.monotonic() - began < 3
+    answers = [client.expect("ANSWER", 30).json for _ in range(n)]
+    sender.join()
+    assert {a["id"] for a in answers} == set(range(1000, 1000 + n))
+    assert {a.get("error", "ok") for a in answers} <= {"ok", "busy"} and answers[0]["ok"]
+    assert other.query("task", id=ids[0])["id"] == ids[0]
+
+
+def test_cancelling_many_takes_whole_ids(master: Master) -> None:
+    client = Client(master.port)
+    ids = client.submit(client.job(), 200)
+    client.send("QUERY", {"id": 7, "verb": "cancel", "args": {"ids": [i[:8] for i in ids]}})
+    answer = client.expect("ANSWER", where=lambda f: f.json["id"] == 7).json
+    assert not answer["ok"] and answer["error"] == "invalid-argument" and "whole" in answer["message"]
+    assert len(client.query("cancel", ids=ids)["cancelled"]) == 200
 
 
 def test_progress(master: Master) -> None:

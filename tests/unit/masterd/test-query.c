@@ -44,7 +44,10 @@ static void test_verbs(void **state) {
         snprintf(args, sizeof(args), "{\"id\":\"%s\"}", ID_HEX(queued->id));
         assert_answer(m, NULL, "task", args, QUERY_OK, "next in its queue");
         assert_answer(m, NULL, "why", args, QUERY_OK, "the only ready node has not enough CPUs free");
-        assert_answer(m, NULL, "logs", args, QUERY_OK, "\"text\":\"\"");
+        assert_answer(m, "alice", "logs", args, QUERY_OK, "\"text\":\"\"");
+        assert_answer(m, "root", "logs", args, QUERY_OK, "\"text\":\"\"");
+        assert_answer(m, "bob", "logs", args, QUERY_NOT_ALLOWED, "alice");
+        assert_answer(m, NULL, "logs", args, QUERY_NOT_ALLOWED, "alice");
         snprintf(args, sizeof(args), "{\"ids\":[\"%s\"]}", ID_HEX(queued->id));
         assert_answer(m, "bob", "cancel", args, QUERY_NOT_ALLOWED, "alice");
         assert_answer(m, "alice", "cancel", args, QUERY_OK, ID_HEX(queued->id));

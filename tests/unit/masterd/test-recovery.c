@@ -307,6 +307,27 @@ static void test_unclaimed_orphan_expires(void **state) {
         case_end(&c);
 }
 
+/* All that a large cluster runs, after a start of the master: each one is looked at a few times, not once
+ * for each other. */
+static void test_many_orphans(void **state) {
+        enum { MANY = 100000 };
+        Case c;
+
+        case_begin(&c, ATTEMPT_RUNNING);
+        recovery_report_begin(c.node);
+        for (unsigned i = 0; i < MANY; i++) {
+                OK(id_random(&c.r.id));
+                OK(recovery_report(c.node, &c.r, &c.stop, &c.release));
+                assert_false(c.stop || c.release);
+        }
+        assert_int_equal(hashmap_size(c.m->orphans), MANY);
+        assert_true(c.m->orphans_due == c.m->test_clock + c.m->config->client_timeout);
+        for (unsigned i = 0; i < MANY / 10; i++)
+                manager_deadlines_changed(c.m);
+        assert_true(recovery_expire_orphans(c.m, c.m->orphans_due) == USEC_INFINITY);
+        case_end(&c);
+}
+
 static void test_missing_after_start_is_lost(void **state) {
         Case c;
 
@@ -397,6 +418,7 @@ int main(void) {
                 cmocka_unit_test(test_later_orphan_wins),
                 cmocka_unit_test(test_synced_session_disowns),
                 cmocka_unit_test(test_unclaimed_orphan_expires),
+                cmocka_unit_test(test_many_orphans),
                 cmocka_unit_test(test_missing_after_start_is_lost),
                 cmocka_unit_test(test_missing_dispatch_never_ran),
                 cmocka_unit_test(test_without_retries_lost_is_lost),
