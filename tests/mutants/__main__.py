@@ -35,6 +35,11 @@ UNIT = WORK / "build" / "unit"
 NAME_WIDTH = 34
 
 
+def file_of(test: str) -> str:
+    """The part of a test's name that says where it is."""
+    return test.split("::")[0]
+
+
 class Unusable(Exception):
     """What can neither pass nor fail: a patch that does not apply, code that does not build, a test that is not there."""
 
@@ -146,30 +151,39 @@ def passes(tests: list[str], log: Path) -> bool:
     return code == 0
 
 
-def judge(mutant: Mutant, log: Path) -> tuple[bool, str]:
-    """Whether one of its tests notices, and the words for it."""
+def judge(mutant: Mutant, broken: set[str], log: Path) -> tuple[bool, str]:
+    """Whether one of its tests notices, and the words for it. broken: files whose tests fail without it."""
+    tests = [test for test in mutant.caught_by if file_of(test) not in broken]
+    if not tests:
+        return False, "NOT TRIED: its tests fail without it"
     tree_reset()
     patch = ["patch", "--silent", "--force", "--no-backup-if-mismatch", "-p1", "-i", str(mutant.patch)]
     if run(patch, log) != 0:
         return False, f"DOES NOT APPLY, make the patch anew: {log}"
     try:
-        caught = next((each for each in mutant.caught_by if not passes([each], log)), None)
+        caught = next((each for each in tests if not passes([each], log)), None)
     except Unusable as error:
         return False, str(error)
     return caught is not None, f"caught by {caught}" if caught else f"SURVIVED: {log}"
 
 
-def healthy(tests: set[str], log: Path) -> Iterator[tuple[str, bool, str]]:
-    """Runs tests without a mutant: those that do not pass, with the reason."""
+def check_unbroken(tests: set[str], log: Path) -> set[str]:
+    """Runs tests without a mutant, and says which do not pass. Returns their files."""
+    begin, broken = time.monotonic(), set()
     tree_reset()
     groups: dict[str, list[str]] = {}
     for test in sorted(tests):
-        groups.setdefault(test.split("::")[0], []).append(test)
+        groups.setdefault(file_of(test), []).append(test)
     for name, group in groups.items():
         try:
-            yield name, passes(group, log), f"FAILS WITHOUT A MUTANT: {log}"
+            verdict = "" if passes(group, log) else f"FAILS WITHOUT A MUTANT: {log}"
         except Unusable as error:
-            yield name, False, str(error)
+            verdict = str(error)
+        if verdict:
+            broken.add(name)
+            say(f"unbroken: {name}", begin, verdict)
+    say("unbroken", begin, f"{len(groups) - len(broken)} of {len(groups)} test files pass")
+    return broken
 
 
 def say(name: str, begin: float, verdict: str) -> None:
@@ -200,19 +214,15 @@ def main() -> int:
     if unknown:
         sys.exit(f"mutants: there is no patch {', '.join(sorted(unknown))}")
     mutants = [Mutant.read(patch) for patch in patches if patch.stem in (sys.argv[1:] or [patch.stem])]
-    passed = failed = 0
+    passed = 0
     with workplace() as logs:
-        begin = time.monotonic()
-        for name, good, why in healthy({test for mutant in mutants for test in mutant.caught_by}, logs / "unbroken.log"):
-            if not good:
-                failed += 1
-                say(f"unbroken: {name}", begin, why)
-        say("unbroken", begin, "the tests pass" if not failed else f"{failed} test files do not pass")
+        broken = check_unbroken({test for mutant in mutants for test in mutant.caught_by}, logs / "unbroken.log")
         for mutant in mutants:
             begin = time.monotonic()
-            caught, verdict = judge(mutant, logs / f"{mutant.patch.stem}.log")
-            passed, failed = passed + caught, failed + (not caught)
+            caught, verdict = judge(mutant, broken, logs / f"{mutant.patch.stem}.log")
+            passed += caught
             say(mutant.patch.stem, begin, f"{verdict}  ({mutant.promise})")
+    failed = len(mutants) - passed + len(broken)
     print(f"{passed} passed, {failed} failed")
     return 1 if failed or not mutants else 0
 
