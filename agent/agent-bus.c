@@ -95,9 +95,10 @@ static int method_list_attempts(sd_bus_message *message, void *userdata, sd_bus_
         if (r >= 0)
                 r = sd_bus_message_open_container(reply, 'a', "(susss)");
         HASHMAP_FOREACH(a, b->agent->attempts)
-        if (r >= 0)
-                r = sd_bus_message_append(reply, "(susss)", ID_HEX(a->task), a->attempt,
-                                          attempt_state_to_string(a->state), strempty(a->unit), a->owner);
+                if (r >= 0)
+                        r = sd_bus_message_append(reply, "(susss)", ID_HEX(a->task), a->attempt,
+                                                  attempt_state_to_string(a->state), strempty(a->unit),
+                                                  a->owner);
         if (r >= 0)
                 r = sd_bus_message_close_container(reply);
         if (r >= 0)

@@ -410,7 +410,7 @@ void agent_start_prepared(Agent *agent) {
         if (agent->counts[ATTEMPT_PREPARING] == 0)
                 return;
         HASHMAP_FOREACH(a, agent->attempts)
-        attempt_try_start(a);
+                attempt_try_start(a);
 }
 
 void agent_forget_preparing(Agent *agent) {
@@ -419,8 +419,8 @@ void agent_forget_preparing(Agent *agent) {
         if (agent->counts[ATTEMPT_PREPARING] == 0)
                 return;
         HASHMAP_FOREACH(a, agent->attempts)
-        if (a->state == ATTEMPT_PREPARING)
-                attempt_free(a);
+                if (a->state == ATTEMPT_PREPARING)
+                        attempt_free(a);
 }
 
 /* A second order for what is here already: its state is told again. */

@@ -93,13 +93,13 @@ static void on_launcher_welcome(const LauncherEvent *event, void *userdata) {
                                     hashmap_size(agent->attempts));
                         master_link_stop(agent->master, "the launcher has started anew");
                         HASHMAP_FOREACH(a, agent->attempts)
-                        attempt_free(a);
+                                attempt_free(a);
                         agent_attempts_changed(agent);
                 }
                 agent->instance = instance;
         }
         HASHMAP_FOREACH(a, agent->attempts)
-        a->listed = false;
+                a->listed = false;
 }
 
 /* An attempt of the launcher's table: known, or told by it. */
@@ -533,11 +533,11 @@ static int on_log_find_unit(const char *unit, Id *ret_task, uint32_t *ret_attemp
         Attempt *a;
 
         HASHMAP_FOREACH(a, agent->attempts)
-        if (streq_ptr(a->unit, unit)) {
-                *ret_task = a->task;
-                *ret_attempt = a->attempt;
-                return 0;
-        }
+                if (streq_ptr(a->unit, unit)) {
+                        *ret_task = a->task;
+                        *ret_attempt = a->attempt;
+                        return 0;
+                }
         return -ENOENT;
 }
 
@@ -626,7 +626,7 @@ Agent *agent_free(Agent *agent) {
         agent->launcher = launcher_link_free(agent->launcher);
         agent->bus = agent_bus_free(agent->bus);
         HASHMAP_FOREACH(a, agent->attempts)
-        attempt_free(a);
+                attempt_free(a);
         hashmap_free(agent->attempts);
         hashmap_free(agent->code_fetches);
         payload_streams_free(agent->streams);

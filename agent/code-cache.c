@@ -54,7 +54,7 @@ CodeCache *code_cache_free(CodeCache *c) {
         if (!c)
                 return NULL;
         LIST_FOREACH(CodeEntry, e, age, &c->by_age)
-        code_cache_put_out(c, e);
+                code_cache_put_out(c, e);
         hashmap_free(c->entries);
         return mfree(c);
 }

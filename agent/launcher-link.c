@@ -75,7 +75,7 @@ static void launcher_link_disconnect(LauncherLink *l) {
         l->fd = close_fd(l->fd);
         l->up = false;
         LIST_FOREACH(QueuedRequest, q, queue, &l->queue)
-        queued_request_free(q);
+                queued_request_free(q);
         l->n_queued = 0;
 }
 

@@ -191,9 +191,9 @@ PayloadStreams *payload_streams_free(PayloadStreams *p) {
         if (!p)
                 return NULL;
         LIST_FOREACH(PayloadIn, in, all, &p->all_in)
-        payload_in_free(in);
+                payload_in_free(in);
         HASHMAP_FOREACH(out, p->out)
-        payload_out_free(out);
+                payload_out_free(out);
         hashmap_free(p->out);
         hashmap_free(p->in);
         sd_event_source_disable_unref(p->pump);
@@ -205,7 +205,7 @@ void payload_streams_reset(PayloadStreams *p) {
         PayloadIn *in;
 
         HASHMAP_FOREACH(out, p->out)
-        payload_out_free(out);
+                payload_out_free(out);
         /* A callback may cancel others: from the front until there is none. None may start here. */
         while ((in = LIST_FIRST(PayloadIn, all, &p->all_in)))
                 payload_in_end(in, -ECONNRESET, "the connection to the master was lost");
@@ -227,7 +227,7 @@ static unsigned group_open(PayloadStreams *p, Id group) {
         unsigned n = 0;
 
         LIST_FOREACH(PayloadIn, in, all, &p->all_in)
-        n += in->stream > 0 && !in->is_code && id_equal(in->group, group);
+                n += in->stream > 0 && !in->is_code && id_equal(in->group, group);
         return n;
 }
 

@@ -73,7 +73,7 @@ TaskLog *task_log_free(TaskLog *l) {
                 return NULL;
         task_log_close(l);
         LIST_FOREACH(LogBuffer, b, order, &l->in_order)
-        log_buffer_free(l, b);
+                log_buffer_free(l, b);
         hashmap_free(l->buffers);
         sd_event_source_disable_unref(l->read_timer);
         sd_event_source_disable_unref(l->flush_timer);

@@ -81,7 +81,7 @@ WarmPool *warm_pool_free(WarmPool *p) {
         if (!p)
                 return NULL;
         LIST_FOREACH(WarmKey, k, age, &p->by_age)
-        warm_pool_drop(p, k);
+                warm_pool_drop(p, k);
         sd_event_source_disable_unref(p->timer);
         return mfree(p);
 }
@@ -92,10 +92,10 @@ void warm_pool_use(WarmPool *p, const LauncherKey *key) {
         if (p->count == 0)
                 return;
         LIST_FOREACH(WarmKey, k, age, &p->by_age)
-        if (memcmp(&k->key, key, sizeof(*key)) == 0) {
-                found = k;
-                break;
-        }
+                if (memcmp(&k->key, key, sizeof(*key)) == 0) {
+                        found = k;
+                        break;
+                }
         if (!found) {
                 WarmKey *oldest = LIST_FIRST(WarmKey, age, &p->by_age);
 
@@ -118,5 +118,5 @@ void warm_pool_use(WarmPool *p, const LauncherKey *key) {
 
 void warm_pool_renew(WarmPool *p) {
         LIST_FOREACH(WarmKey, k, age, &p->by_age)
-        p->ask(&k->key, p->count, p->userdata);
+                p->ask(&k->key, p->count, p->userdata);
 }

@@ -17,9 +17,9 @@ static inline json_object *json_put(json_object *object) {
 }
 DEFINE_CLEANUP(json_object, json_put);
 
-/* One JSON value, nothing behind it but white space; strict syntax, valid UTF-8, no NUL, at most depth levels. Returns 0,
- * -EBADMSG, -ENOMEM. What json-c's strict mode still lets pass: keys in single quotes, control characters in strings, NaN and
- * Infinity (which json_get_double() refuses). */
+/* One JSON value, nothing behind it but white space; strict syntax, valid UTF-8, no NUL, at most depth
+ * levels. Returns 0, -EBADMSG, -ENOMEM. What json-c's strict mode still lets pass: keys in single quotes,
+ * control characters in strings, NaN and Infinity (which json_get_double() refuses). */
 int json_parse_strict(const char *text, size_t size, int depth, json_object **ret);
 /* As above, and the value must be an object. */
 int json_parse_strict_object(const char *text, size_t size, int depth, json_object **ret);

@@ -50,7 +50,7 @@ static Listener *listener_unref(Listener *l) {
         if (!l || --l->n_ref > 0)
                 return NULL;
         HASHMAP_FOREACH(origin, l->origins)
-        free(origin);
+                free(origin);
         hashmap_free(l->origins);
         free(l->address);
         return mfree(l);

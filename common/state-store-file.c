@@ -382,10 +382,10 @@ static void file_unwatch(StateStore *store, uint64_t id) {
         FileStore *f = FILE_STORE(store);
 
         LIST_FOREACH(Watch, watch, link, &f->watches)
-        if (watch->id == id) {
-                list_remove(&watch->link);
-                free(watch);
-        }
+                if (watch->id == id) {
+                        list_remove(&watch->link);
+                        free(watch);
+                }
 }
 
 static void file_close(StateStore *store) {

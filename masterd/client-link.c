@@ -334,8 +334,8 @@ void client_link_log(Manager *m, Id id, LogTail *tail, bool ended) {
                 if (hashmap_size(peer->follows) == 0)
                         continue;
                 HASHMAP_FOREACH(follow, peer->follows)
-                if (id_equal(follow->task, id))
-                        follow_send(follow, tail, ended);
+                        if (id_equal(follow->task, id))
+                                follow_send(follow, tail, ended);
         }
 }
 

@@ -94,7 +94,7 @@ History *history_free(History *history) {
         if (!history)
                 return NULL;
         LIST_FOREACH(HistoryEntry, entry, link, &history->list)
-        entry_free(history, entry);
+                entry_free(history, entry);
         hashmap_free(history->entries);
         free(history->block);
         return mfree(history);
@@ -274,14 +274,14 @@ int task_find(Manager *m, const char *hex, TaskView *ret) {
                 return 0;
         }
         HASHMAP_FOREACH(task, m->tasks)
-        if (startswith(ID_HEX(task->id), hex)) {
-                task_view(task, ret);
-                found++;
-        }
+                if (startswith(ID_HEX(task->id), hex)) {
+                        task_view(task, ret);
+                        found++;
+                }
         LIST_FOREACH(HistoryEntry, entry, link, &m->history->list)
-        if (!manager_task(m, entry->id) && startswith(ID_HEX(entry->id), hex)) {
-                history_view(entry, ret);
-                found++;
-        }
+                if (!manager_task(m, entry->id) && startswith(ID_HEX(entry->id), hex)) {
+                        history_view(entry, ret);
+                        found++;
+                }
         return found == 0 ? -ENOENT : found > 1 ? -ENOTUNIQ : 0;
 }

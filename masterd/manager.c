@@ -80,11 +80,11 @@ Manager *manager_free(Manager *m) {
                 listener_free(m->listeners[i]);
         free(m->listeners);
         LIST_FOREACH(Peer, peer, link, &m->peers)
-        peer_free(peer);
+                peer_free(peer);
         HASHMAP_FOREACH(session, m->sessions)
-        session_free(session);
+                session_free(session);
         HASHMAP_FOREACH(node, m->nodes)
-        node_free(node);
+                node_free(node);
         hashmap_free(m->sessions);
         hashmap_free(m->nodes);
         hashmap_free(m->tasks);
@@ -220,8 +220,8 @@ void manager_send_results(Manager *m) {
         Session *session;
 
         HASHMAP_FOREACH(session, m->sessions)
-        if (!batch_is_empty(&session->results))
-                client_link_send(session);
+                if (!batch_is_empty(&session->results))
+                        client_link_send(session);
 }
 
 void manager_work(Manager *m) {
@@ -233,14 +233,14 @@ void manager_work(Manager *m) {
                 scheduler_run(m);
         }
         HASHMAP_FOREACH(node, m->nodes)
-        if (node->flush_due)
-                node_flush(node);
+                if (node->flush_due)
+                        node_flush(node);
         HASHMAP_FOREACH(session, m->sessions)
-        if (session->flush_due) {
-                session->flush_due = false;
-                session_flush_results(session);
-                client_link_send(session);
-        }
+                if (session->flush_due) {
+                        session->flush_due = false;
+                        session_flush_results(session);
+                        client_link_send(session);
+                }
 }
 
 static int on_work(sd_event_source *source, void *userdata) {
@@ -253,7 +253,7 @@ static int on_status(sd_event_source *source, uint64_t usec, void *userdata) {
         Session *session;
 
         HASHMAP_FOREACH(session, m->sessions)
-        session_flush_status(session);
+                session_flush_status(session);
         return 0;
 }
 

@@ -358,7 +358,7 @@ static int get_count(sd_bus *bus, const char *path, const char *interface, const
         if (streq(property, "Nodes"))
                 return sd_bus_message_append(reply, "u", (uint32_t) hashmap_size(m->nodes));
         HASHMAP_FOREACH(node, m->nodes)
-        ready += node->state == NODE_READY;
+                ready += node->state == NODE_READY;
         return sd_bus_message_append(reply, "u", ready);
 }
 

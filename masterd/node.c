@@ -66,7 +66,7 @@ Node *node_free(Node *node) {
         if (!node)
                 return NULL;
         HASHMAP_FOREACH(attempt, node->attempts)
-        attempt_free(attempt);
+                attempt_free(attempt);
         hashmap_free(node->attempts);
         if (node->name)
                 (void) hashmap_remove(node->manager->nodes, node->name);

@@ -68,7 +68,7 @@ static void peer_unhook(Peer *peer) {
         Follow *follow;
 
         HASHMAP_FOREACH(follow, peer->follows)
-        follow_free(follow);
+                follow_free(follow);
         if (session && session->peer == peer)
                 session_disconnected(session);
         if (node && node->peer == peer)

@@ -190,7 +190,7 @@ static QueryError query_nodes(Query *q) {
         if (!nodes || json_add_new_array(q->result, "nodes", &array) < 0)
                 return QUERY_FAILED;
         HASHMAP_FOREACH(node, q->m->nodes)
-        nodes[n++] = node;
+                nodes[n++] = node;
         qsort(nodes, n, sizeof(*nodes), node_by_name);
         for (size_t i = 0; i < n; i++)
                 if (add_node(q->m, array, nodes[i]) < 0)

@@ -290,8 +290,9 @@ static void session_drop_orphans(Manager *m, const Session *session) {
         Attempt *attempt;
 
         HASHMAP_FOREACH(attempt, m->orphans)
-        if (id_equal(attempt->orphan->session, session->key) && streq(attempt->orphan->owner, session->user))
-                orphan_drop(attempt);
+                if (id_equal(attempt->orphan->session, session->key) &&
+                    streq(attempt->orphan->owner, session->user))
+                        orphan_drop(attempt);
 }
 
 void recovery_session_synced(Manager *m, Session *session) {
@@ -309,10 +310,10 @@ bool recovery_is_pending(Manager *m, uint64_t *ret_until) {
         Node *node;
 
         HASHMAP_FOREACH(node, m->nodes)
-        if (!node_is_accounted(node)) {
-                pending = true;
-                until = MAX(until, node->heartbeat_at + m->config->lease + m->config->lease_margin);
-        }
+                if (!node_is_accounted(node)) {
+                        pending = true;
+                        until = MAX(until, node->heartbeat_at + m->config->lease + m->config->lease_margin);
+                }
         if (ret_until)
                 *ret_until = until;
         return pending;
@@ -323,7 +324,7 @@ void recovery_check(Manager *m) {
                 return;
         log_info("All nodes have reported: the tasks that waited for it are queued");
         LIST_FOREACH(Task, task, in_queue, &m->waiting)
-        task_go_on(task);
+                task_go_on(task);
 }
 
 uint64_t recovery_expire_orphans(Manager *m, uint64_t now) {
@@ -331,9 +332,9 @@ uint64_t recovery_expire_orphans(Manager *m, uint64_t now) {
         Attempt *attempt;
 
         HASHMAP_FOREACH(attempt, m->orphans)
-        if (attempt->orphan->until <= now)
-                orphan_drop(attempt);
-        else
-                next = MIN(next, attempt->orphan->until);
+                if (attempt->orphan->until <= now)
+                        orphan_drop(attempt);
+                else
+                        next = MIN(next, attempt->orphan->until);
         return next;
 }

@@ -42,8 +42,8 @@ static bool should_avoid(Manager *m, const Task *task, const Job *job, const Nod
         if (task->avoid != node || task->avoid_until <= manager_now(m))
                 return false;
         HASHMAP_FOREACH(other, m->nodes)
-        if (other != node && node_is_large_enough(other, job))
-                return true;
+                if (other != node && node_is_large_enough(other, job))
+                        return true;
         return false;
 }
 
@@ -98,8 +98,8 @@ static bool any_room(Manager *m) {
         Node *node;
 
         HASHMAP_FOREACH(node, m->nodes)
-        if (node->state == NODE_READY && node_mcpus_free(node) > 0 && node_memory_free(node) > 0)
-                return true;
+                if (node->state == NODE_READY && node_mcpus_free(node) > 0 && node_memory_free(node) > 0)
+                        return true;
         return false;
 }
 

@@ -71,10 +71,10 @@ Session *session_free(Session *session) {
         if (!session)
                 return NULL;
         LIST_FOREACH(Task, task, in_session, &session->tasks)
-        task_free(task);
+                task_free(task);
         prioq_remove(session->manager->runnable, session);
         HASHMAP_FOREACH(job, session->jobs)
-        job_free(job);
+                job_free(job);
         hashmap_free(session->jobs);
         prioq_free(session->runnable);
         batch_done(&session->results);
@@ -102,10 +102,10 @@ void session_connected(Session *session, Peer *peer) {
         session->synced = false;
         manager_timer(session->manager, &session->timer, USEC_INFINITY, on_timeout, session);
         LIST_FOREACH(Task, task, in_session, &session->tasks)
-        if (task->state == TASK_ENDED)
-                session_result(session, task, NULL);
-        else
-                session_status_due(session, task);
+                if (task->state == TASK_ENDED)
+                        session_result(session, task, NULL);
+                else
+                        session_status_due(session, task);
         streams_session_connected(&session->manager->streams, session);
 }
 
@@ -116,9 +116,9 @@ void session_disconnected(Session *session) {
         session->synced = false;
         batch_done(&session->results);
         LIST_FOREACH(Task, task, in_status, &session->status_due)
-        list_remove(&task->in_status);
+                list_remove(&task->in_status);
         LIST_FOREACH(Task, task, in_result, &session->results_due)
-        list_remove(&task->in_result);
+                list_remove(&task->in_result);
         LIST_FOREACH(Task, task, in_session, &session->tasks) {
                 if (!task->payload_sent)
                         continue;
@@ -139,8 +139,8 @@ void session_end(Session *session, const char *by) {
         session->ended = true;
         session->peer = NULL;
         LIST_FOREACH(Task, task, in_session, &session->tasks)
-        if (!task->detached || !detached_keep(task))
-                task_discard(task, by);
+                if (!task->detached || !detached_keep(task))
+                        task_discard(task, by);
         recovery_session_gone(m, session);
         streams_session_gone(&m->streams, session);
         session_free(session);
@@ -225,8 +225,8 @@ int session_trim_jobs(Session *session) {
         if (hashmap_size(session->jobs) < SESSION_JOBS_MAX)
                 return 0;
         HASHMAP_FOREACH(job, session->jobs)
-        if (job->n_tasks == 0 && (!oldest || job->used_at < oldest->used_at))
-                oldest = job;
+                if (job->n_tasks == 0 && (!oldest || job->used_at < oldest->used_at))
+                        oldest = job;
         if (!oldest)
                 return -ENOSPC;
         (void) hashmap_remove(session->jobs, &oldest->id);

@@ -258,11 +258,11 @@ static void streams_end_stalled(Streams *streams) {
         uint64_t now = manager_now(streams->manager);
 
         LIST_FOREACH(Stream, s, link, &streams->all)
-        if (stream_is_flowing(s) && usec_sub(now, s->moved_at) > STREAM_STALL_S * USEC_PER_SEC) {
-                stream_finish(s, true, "stalled",
-                              "Too little of it was taken for a minute while others waited");
-                return;
-        }
+                if (stream_is_flowing(s) && usec_sub(now, s->moved_at) > STREAM_STALL_S * USEC_PER_SEC) {
+                        stream_finish(s, true, "stalled",
+                                      "Too little of it was taken for a minute while others waited");
+                        return;
+                }
 }
 
 static void streams_start(Streams *streams) {
@@ -521,7 +521,7 @@ void streams_peer_gone(Streams *streams, Peer *peer) {
                 stream_free(s);
         }
         HASHMAP_FOREACH(s, peer->owned)
-        stream_unhook(s);
+                stream_unhook(s);
         streams_go_on(streams);
 }
 
@@ -529,7 +529,7 @@ void streams_peer_drained(Streams *streams, Peer *peer) {
         Stream *s;
 
         HASHMAP_FOREACH(s, peer->asked)
-        stream_grant(s);
+                stream_grant(s);
 }
 
 void streams_session_connected(Streams *streams, Session *session) {
@@ -545,21 +545,21 @@ void streams_node_connected(Streams *streams, Node *node) {
 void streams_session_gone(Streams *streams, Session *session) {
         streams_hold(streams);
         LIST_FOREACH(Stream, s, link, &streams->all)
-        if (s->session == session)
-                stream_finish(s, true, "gone", "The client is gone");
+                if (s->session == session)
+                        stream_finish(s, true, "gone", "The client is gone");
         streams_go_on(streams);
 }
 
 void streams_task_moved(Streams *streams, Task *task) {
         streams_hold(streams);
         LIST_FOREACH(Stream, s, link, &streams->all)
-        if (id_equal(s->task, task->id) && s->session != task->session) {
-                if (s->what != STREAM_RESULT && s->owner) {
-                        send_end(s->owner, s->owner_number, "cancelled", NULL);
-                        stream_unhook(s);
+                if (id_equal(s->task, task->id) && s->session != task->session) {
+                        if (s->what != STREAM_RESULT && s->owner) {
+                                send_end(s->owner, s->owner_number, "cancelled", NULL);
+                                stream_unhook(s);
+                        }
+                        s->session = task->session;
                 }
-                s->session = task->session;
-        }
         streams_go_on(streams);
 }
 
@@ -568,7 +568,7 @@ void streams_task_gone(Streams *streams, Task *task) {
                 return;
         streams_hold(streams);
         LIST_FOREACH(Stream, s, link, &streams->all)
-        if (s->what != STREAM_CODE && id_equal(s->task, task->id))
-                stream_finish(s, true, "gone", "The task is over");
+                if (s->what != STREAM_CODE && id_equal(s->task, task->id))
+                        stream_finish(s, true, "gone", "The task is over");
         streams_go_on(streams);
 }

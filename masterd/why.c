@@ -92,8 +92,8 @@ static char *why_busy(Manager *m, const Task *task, const Largest *l) {
                 return strformat("its job is bound to %u node%s (server_count), which have no room",
                                  job->server_count, s_if_many(job->server_count));
         HASHMAP_FOREACH(other, task->session->jobs)
-        if (other != job && other->priority >= job->priority)
-                ahead += other->n_queued;
+                if (other != job && other->priority >= job->priority)
+                        ahead += other->n_queued;
         /* A list of many tasks asks this for each: not all of a long queue is counted. */
         LIST_FOREACH(Task, t, in_queue, &job->queue) {
                 if (t == task || ++counted > COUNT_MAX)

@@ -149,7 +149,7 @@ static void list(AgentLink *link) {
         Attempt *attempt;
 
         HASHMAP_FOREACH(attempt, link->manager->attempts)
-        attempt_tell(attempt, LAUNCHER_FLAG_REPLAYED);
+                attempt_tell(attempt, LAUNCHER_FLAG_REPLAYED);
         agent_link_send(link, &end, -EBADF);
 }
 

@@ -466,8 +466,8 @@ void attempts_zygote_dead(Zygote *zygote) {
         }
         /* First noted, then treated: the treatment changes the list. */
         HASHMAP_FOREACH(attempt, manager->attempts)
-        if (attempt->is_waiting && attempt->zygote == zygote)
-                concerned[n++] = attempt;
+                if (attempt->is_waiting && attempt->zygote == zygote)
+                        concerned[n++] = attempt;
         for (size_t i = 0; i < n; i++) {
                 list_remove(&concerned[i]->waiting);
                 concerned[i]->is_waiting = false;

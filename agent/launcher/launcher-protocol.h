@@ -1,18 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 
-/* What agent and launcher say to each other: AF_UNIX SOCK_SEQPACKET at LAUNCHER_SOCKET, one fixed-size message a packet,
- * file descriptors beside it. The launcher listens (socket 0660 root:clupy), checks SO_PEERCRED (uid of user "clupy", or
- * root), serves one agent at a time: a newer connection replaces the older. Strings are NUL-terminated and NUL-padded; a
- * message with any field out of its bounds is answered with LAUNCHER_REFUSED and changes nothing. Both ends are the same
- * build's, on the same machine: native byte order. */
+/* What agent and launcher say to each other: AF_UNIX SOCK_SEQPACKET at LAUNCHER_SOCKET, one fixed-size
+ * message a packet, file descriptors beside it. The launcher listens (socket 0660 root:clupy), checks
+ * SO_PEERCRED (uid of user "clupy", or root), serves one agent at a time: a newer connection replaces the
+ * older. Strings are NUL-terminated and NUL-padded; a message with any field out of its bounds is answered
+ * with LAUNCHER_REFUSED and changes nothing. Both ends are the same build's, on the same machine: native
+ * byte order. */
 
 #include <stdint.h>
 
 #include "outcome.h"
 
 #define LAUNCHER_SOCKET "/run/clupy/launcher.sock"
-#define LAUNCHER_SETTINGS "/run/clupy/launcher.settings" /* written by clupy-policyc, see LauncherSettings */
+#define LAUNCHER_SETTINGS "/run/clupy/launcher.settings" /* written by clupy-policyc, see LauncherSettings  \
+                                                          */
 #define LAUNCHER_PROTOCOL_VERSION 1
 
 #define OWNER_NAME_MAX 64
@@ -26,13 +28,16 @@
 typedef enum LauncherOp {
         /* agent → launcher */
         LAUNCHER_HELLO = 1, /* version → WELCOME */
-        LAUNCHER_LIST,      /* → STARTED or ENDED (flag REPLAYED) for each attempt of the table, then LIST_END */
-        LAUNCHER_START,     /* .start; fds: code memfd, argument memfd, both sealed (all four seals) → STARTED, later ENDED.
-                             * The same (task, attempt) again: its state is told again, nothing runs twice */
-        LAUNCHER_STOP,      /* .stop: ends an attempt: SIGTERM, after grace_usec SIGKILL; grace 0: at once. Frozen ones die too */
-        LAUNCHER_RELEASE,   /* the result of an ended attempt is delivered: forget it */
-        LAUNCHER_LEASE,     /* .lease: until when tasks may run unattended; thaws frozen ones when it lies ahead */
-        LAUNCHER_POOL,      /* .pool: how many pairs wait warm for this key; the launcher refills by itself */
+        LAUNCHER_LIST, /* → STARTED or ENDED (flag REPLAYED) for each attempt of the table, then LIST_END */
+        LAUNCHER_START, /* .start; fds: code memfd, argument memfd, both sealed (all four seals) → STARTED,
+                         * later ENDED. The same (task, attempt) again: its state is told again, nothing runs
+                         * twice */
+        LAUNCHER_STOP, /* .stop: ends an attempt: SIGTERM, after grace_usec SIGKILL; grace 0: at once. Frozen
+                          ones die too */
+        LAUNCHER_RELEASE, /* the result of an ended attempt is delivered: forget it */
+        LAUNCHER_LEASE, /* .lease: until when tasks may run unattended; thaws frozen ones when it lies ahead
+                         */
+        LAUNCHER_POOL,  /* .pool: how many pairs wait warm for this key; the launcher refills by itself */
 
         /* launcher → agent */
         LAUNCHER_WELCOME = 64, /* .welcome */
@@ -41,8 +46,9 @@ typedef enum LauncherOp {
         LAUNCHER_PROGRESS, /* .progress: at most 10 a second and attempt */
         LAUNCHER_FROZEN,   /* state changes of a lease's end */
         LAUNCHER_THAWED,
-        LAUNCHER_ENDED,    /* .ended; one fd: the result's sealed memfd, when result_size > 0 */
-        LAUNCHER_REFUSED,  /* answer to a request that was not taken: error and text; for START the attempt is not in the table */
+        LAUNCHER_ENDED,   /* .ended; one fd: the result's sealed memfd, when result_size > 0 */
+        LAUNCHER_REFUSED, /* answer to a request that was not taken: error and text; for START the attempt is
+                             not in the table */
 } LauncherOp;
 
 enum {
@@ -67,13 +73,13 @@ typedef struct LauncherStart {
         char name[TASK_NAME_MAX];     /* for the unit's description */
         uint64_t epoch;               /* not interpreted */
         uint64_t memory_max;          /* bytes, 16 MiB … */
-        uint64_t cpu_quota_usec;      /* of CPU time a second of wall time: 1,000,000 is one CPU; ≥ 10,000 */
-        uint64_t cpu_time_max_usec;   /* of the whole attempt; 0: none */
-        uint64_t timeout_usec;        /* running time; 0: none */
-        uint64_t deadline_usec;       /* CLOCK_BOOTTIME; 0: none */
-        uint64_t tmp_max;             /* bytes of /tmp, and again of /dev/shm; 0: the default */
-        uint32_t tasks_max;           /* 1 … 32768; the sandbox's init is one of them */
-        uint32_t cpus;                /* threads that numeric libraries may use, ≥ 1 */
+        uint64_t cpu_quota_usec;    /* of CPU time a second of wall time: 1,000,000 is one CPU; ≥ 10,000 */
+        uint64_t cpu_time_max_usec; /* of the whole attempt; 0: none */
+        uint64_t timeout_usec;      /* running time; 0: none */
+        uint64_t deadline_usec;     /* CLOCK_BOOTTIME; 0: none */
+        uint64_t tmp_max;           /* bytes of /tmp, and again of /dev/shm; 0: the default */
+        uint32_t tasks_max;         /* 1 … 32768; the sandbox's init is one of them */
+        uint32_t cpus;              /* threads that numeric libraries may use, ≥ 1 */
 } LauncherStart;
 
 typedef struct LauncherStop {
@@ -102,8 +108,8 @@ typedef struct LauncherRequest {
         };
 } LauncherRequest;
 
-/* Figures of an attempt that ended. Bit i of `known` says that the i-th field is measured; otherwise the layout of this node
- * cannot give it, which is not the same as 0. */
+/* Figures of an attempt that ended. Bit i of `known` says that the i-th field is measured; otherwise the
+ * layout of this node cannot give it, which is not the same as 0. */
 typedef struct LauncherReceipt {
         uint32_t known;
         uint32_t reserved;
@@ -114,9 +120,9 @@ typedef struct LauncherReceipt {
         uint64_t read_bytes;
         uint64_t write_bytes;
         uint64_t pressure_usec;
-        uint64_t start_usec;        /* from the request to the start of the function; always known */
-        uint64_t run_usec;          /* from there to the end; always known */
-        uint64_t started_at;        /* CLOCK_REALTIME, µs */
+        uint64_t start_usec; /* from the request to the start of the function; always known */
+        uint64_t run_usec;   /* from there to the end; always known */
+        uint64_t started_at; /* CLOCK_REALTIME, µs */
         uint64_t ended_at;
 } LauncherReceipt;
 enum {
@@ -139,7 +145,8 @@ typedef struct LauncherEvent {
         uint32_t reserved;
         union {
                 struct {
-                        uint8_t instance[16];  /* random, new at each start of the launcher (kept by its upgrade) */
+                        uint8_t instance[16];  /* random, new at each start of the launcher (kept by its
+                                                  upgrade) */
                         uint32_t cgroup_v2;    /* 0 or 1 */
                         uint32_t memory_known; /* which RECEIPT_* figures this node can give */
                 } welcome;
@@ -155,12 +162,13 @@ typedef struct LauncherEvent {
                         uint64_t epoch, memory_max, cpu_quota_usec;
 
                         /* ENDED only: */
-                        uint32_t outcome;       /* OutcomeKind */
-                        int32_t status;         /* EXIT: exit status; SIGNAL: its number; SYSCALL: its number */
-                        uint64_t limit;         /* MEMORY, DISK: bytes; CPU_TIME, TIMEOUT, DEADLINE: µs */
-                        uint64_t peak;          /* MEMORY: bytes */
-                        char detail[NOTE_MAX];  /* SYSCALL, SIGNAL: its name; CANCELLED: by whom; else a sentence */
-                        uint64_t result_size;   /* bytes of the memfd beside this message */
+                        uint32_t outcome; /* OutcomeKind */
+                        int32_t status;   /* EXIT: exit status; SIGNAL: its number; SYSCALL: its number */
+                        uint64_t limit;   /* MEMORY, DISK: bytes; CPU_TIME, TIMEOUT, DEADLINE: µs */
+                        uint64_t peak;    /* MEMORY: bytes */
+                        char detail[NOTE_MAX]; /* SYSCALL, SIGNAL: its name; CANCELLED: by whom; else a
+                                                  sentence */
+                        uint64_t result_size;  /* bytes of the memfd beside this message */
                         LauncherReceipt receipt;
                 } info; /* STARTED, FROZEN, THAWED, ENDED */
                 struct {

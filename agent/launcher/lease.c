@@ -18,8 +18,8 @@ static int on_orphaned(sd_event_source *source, uint64_t usec, void *userdata) {
         log_warning("Tasks were frozen for %s without a new lease; ending them",
                     FORMAT_DURATION(manager->settings.orphan_timeout_usec));
         HASHMAP_FOREACH(attempt, manager->attempts)
-        if (attempt->state < ATTEMPT_ENDING)
-                attempt_stop(attempt, OUTCOME_SUPERSEDED, 0, "orphan timeout");
+                if (attempt->state < ATTEMPT_ENDING)
+                        attempt_stop(attempt, OUTCOME_SUPERSEDED, 0, "orphan timeout");
         return 0;
 }
 
@@ -32,10 +32,10 @@ static int on_lease_over(sd_event_source *source, uint64_t usec, void *userdata)
         manager->frozen = true;
         manager->frozen_at_usec = now_usec(CLOCK_BOOTTIME);
         HASHMAP_FOREACH(attempt, manager->attempts)
-        if (attempt->state == ATTEMPT_RUNNING) {
-                attempt_freeze(attempt);
-                n++;
-        }
+                if (attempt->state == ATTEMPT_RUNNING) {
+                        attempt_freeze(attempt);
+                        n++;
+                }
         log_warning("The lease has ended; froze %u tasks", n);
         r = sd_event_add_time(manager->event, &manager->orphan_timer, CLOCK_BOOTTIME,
                               usec_add(manager->frozen_at_usec, manager->settings.orphan_timeout_usec), 0,
@@ -58,8 +58,8 @@ static void thaw(Manager *manager) {
         manager->frozen = false;
         manager->orphan_timer = sd_event_source_disable_unref(manager->orphan_timer);
         HASHMAP_FOREACH(attempt, manager->attempts)
-        if (attempt->state == ATTEMPT_FROZEN || attempt->state == ATTEMPT_HELD)
-                concerned[n++] = attempt;
+                if (attempt->state == ATTEMPT_FROZEN || attempt->state == ATTEMPT_HELD)
+                        concerned[n++] = attempt;
         for (size_t i = 0; i < n; i++)
                 attempt_thaw(concerned[i]);
         log_info("A new lease; thawed %zu tasks", n);

@@ -200,7 +200,7 @@ void manager_status(Manager *manager) {
         unsigned zygotes = 0;
 
         LIST_FOREACH(Zygote, zygote, zygotes, &manager->zygotes)
-        zygotes += zygote->state != ZYGOTE_DEAD;
+                zygotes += zygote->state != ZYGOTE_DEAD;
         daemon_status(manager->daemon, "%s, %u zygotes, %u sandboxes (%u waiting), %zu attempts%s",
                       agent_link_is_connected(manager->link) ? "Agent connected" : "No agent", zygotes,
                       manager->n_pairs, manager->n_warm, hashmap_size(manager->attempts),
@@ -231,7 +231,7 @@ void manager_stop(Manager *manager) {
                 if (manager->pairs[i])
                         pair_discard(manager->pairs[i], "the launcher is stopping", 0);
         LIST_FOREACH(Zygote, zygote, zygotes, &manager->zygotes)
-        zygote_end(zygote, "the launcher is stopping");
+                zygote_end(zygote, "the launcher is stopping");
         manager_kick(manager);
 }
 

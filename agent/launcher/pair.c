@@ -690,10 +690,10 @@ static int on_linger(sd_event_source *source, uint64_t usec, void *userdata) {
         Manager *manager = userdata;
 
         LIST_FOREACH(Pair, pair, lingering, &manager->lingering)
-        if (linger_step(pair)) {
-                list_remove(&pair->lingering);
-                pair_free(pair);
-        }
+                if (linger_step(pair)) {
+                        list_remove(&pair->lingering);
+                        pair_free(pair);
+                }
         if (!list_is_empty(&manager->lingering)) {
                 (void) sd_event_source_set_time_relative(source, LINGER_TICK_USEC);
                 (void) sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);

@@ -74,8 +74,8 @@ static int on_disconnected(sd_bus_message *message, void *userdata, sd_bus_error
         bus->bus = sd_bus_close_unref(bus->bus);
         Scope *scope;
         HASHMAP_FOREACH(scope, bus->scopes)
-        if (scope->state == SCOPE_STARTING)
-                scope_set_state(scope, SCOPE_FAILED, "the connection to systemd was lost");
+                if (scope->state == SCOPE_STARTING)
+                        scope_set_state(scope, SCOPE_FAILED, "the connection to systemd was lost");
         if (!bus->reconnect && sd_event_add_time_relative(bus->event, &bus->reconnect, CLOCK_MONOTONIC,
                                                           RECONNECT_USEC, 0, on_reconnect, bus) < 0)
                 log_error("Cannot try to connect again");

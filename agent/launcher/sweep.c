@@ -30,8 +30,8 @@ static bool unit_is_known(const char *unit, void *userdata) {
                 if (manager->pairs[i] && streq(manager->pairs[i]->scope.name, unit))
                         return true;
         LIST_FOREACH(Zygote, zygote, zygotes, &manager->zygotes)
-        if (streq(zygote->scope.name, unit))
-                return true;
+                if (streq(zygote->scope.name, unit))
+                        return true;
         return false;
 }
 
@@ -84,8 +84,8 @@ bool sweep_is_ordered(Manager *manager, pid_t pid) {
                         return true;
         }
         LIST_FOREACH(Zygote, zygote, zygotes, &manager->zygotes)
-        if (zygote_owns_pid(zygote, pid))
-                return true;
+                if (zygote_owns_pid(zygote, pid))
+                        return true;
         return false;
 }
 

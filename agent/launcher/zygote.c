@@ -149,7 +149,7 @@ void zygote_maybe_free(Zygote *zygote) {
 
 void zygotes_collect(Manager *manager) {
         LIST_FOREACH(Zygote, zygote, zygotes, &manager->zygotes)
-        zygote_maybe_free(zygote);
+                zygote_maybe_free(zygote);
 }
 
 /* One of the four has ended. */
@@ -211,8 +211,8 @@ int zygote_watch(Zygote *zygote, ZygoteProcess which, int pidfd) {
 
 Zygote *zygote_find(Manager *manager, const LauncherKey *key) {
         LIST_FOREACH(Zygote, zygote, zygotes, &manager->zygotes)
-        if (zygote->state <= ZYGOTE_WARM && key_equal(&zygote->key, key))
-                return zygote;
+                if (zygote->state <= ZYGOTE_WARM && key_equal(&zygote->key, key))
+                        return zygote;
         return NULL;
 }
 
@@ -225,8 +225,8 @@ static bool evict(Manager *manager) {
         Zygote *oldest = NULL;
 
         LIST_FOREACH(Zygote, zygote, zygotes, &manager->zygotes)
-        if (is_idle(zygote) && (!oldest || zygote->used_at_usec < oldest->used_at_usec))
-                oldest = zygote;
+                if (is_idle(zygote) && (!oldest || zygote->used_at_usec < oldest->used_at_usec))
+                        oldest = zygote;
         if (oldest)
                 zygote_end(oldest, "another one needs its place");
         return oldest != NULL;
@@ -234,8 +234,9 @@ static bool evict(Manager *manager) {
 
 static bool one_is_going(Manager *manager) {
         LIST_FOREACH(Zygote, zygote, zygotes, &manager->zygotes)
-        if (zygote->state == ZYGOTE_DEAD || (zygote->state == ZYGOTE_DRAINING && zygote->pool_target == 0))
-                return true;
+                if (zygote->state == ZYGOTE_DEAD ||
+                    (zygote->state == ZYGOTE_DRAINING && zygote->pool_target == 0))
+                        return true;
         return false;
 }
 

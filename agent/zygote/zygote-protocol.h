@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 
-/* What the launcher says to builder, zygote and task: SOCK_SEQPACKET pairs, fixed-size messages, fds beside them. The launcher
- * believes nothing that comes back. */
+/* What the launcher says to builder, zygote and task: SOCK_SEQPACKET pairs, fixed-size messages, fds beside
+ * them. The launcher believes nothing that comes back. */
 
 #include <stdint.h>
 
@@ -14,14 +14,15 @@
 #define ZYGOTE_EXIT_ENVIRONMENT 65
 
 typedef enum ZygoteOp {
-        ZYGOTE_MAKE = 1, /* launcher → builder (fd: init's socket), → zygote (fds: pid, mnt, ipc, net namespaces, task's socket, journal stream) */
-        ZYGOTE_MADE,     /* ← with a pidfd, or error */
-        ZYGOTE_READY,    /* ← zygote: imports are done; init: mounted; task: sandboxed and rehearsed */
-        ZYGOTE_GO,       /* launcher → task: ZygoteGo; fds: code, arguments */
-        TASK_RESULT,     /* ← task: fd: sealed memfd with the value */
-        TASK_EXCEPTION,  /* ← task: fd: sealed memfd with the exception */
-        TASK_UNPICKLABLE,/* ← task: detail says what could not be pickled */
-        TASK_PROGRESS,   /* ← task */
+        ZYGOTE_MAKE = 1,  /* launcher → builder (fd: init's socket), → zygote (fds: pid, mnt, ipc, net
+                             namespaces, task's socket, journal stream) */
+        ZYGOTE_MADE,      /* ← with a pidfd, or error */
+        ZYGOTE_READY,     /* ← zygote: imports are done; init: mounted; task: sandboxed and rehearsed */
+        ZYGOTE_GO,        /* launcher → task: ZygoteGo; fds: code, arguments */
+        TASK_RESULT,      /* ← task: fd: sealed memfd with the value */
+        TASK_EXCEPTION,   /* ← task: fd: sealed memfd with the exception */
+        TASK_UNPICKLABLE, /* ← task: detail says what could not be pickled */
+        TASK_PROGRESS,    /* ← task */
 } ZygoteOp;
 
 enum {
@@ -30,11 +31,11 @@ enum {
 
 typedef struct ZygoteRequest {
         uint32_t op;
-        uint32_t slot;      /* the launcher's number for the pair; comes back in ZygoteReply */
-        uint32_t uid;       /* inside the user namespace */
-        uint32_t flags;     /* ZYGOTE_FLAG_* */
-        uint64_t tmp_max;   /* builder: bytes of /tmp and of /dev/shm */
-        uint64_t nofile;    /* RLIMIT_NOFILE */
+        uint32_t slot;    /* the launcher's number for the pair; comes back in ZygoteReply */
+        uint32_t uid;     /* inside the user namespace */
+        uint32_t flags;   /* ZYGOTE_FLAG_* */
+        uint64_t tmp_max; /* builder: bytes of /tmp and of /dev/shm */
+        uint64_t nofile;  /* RLIMIT_NOFILE */
 } ZygoteRequest;
 
 typedef struct ZygoteReply {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* The bare limit: how many calls a second this machine can give when each has a forked CPython and a systemd scope with three
- * limits of its own, and nothing else: no sandbox beyond a mount and an IPC namespace, no launcher, no network, no queue.
- * CluPy's own figure is a share of this one.
+/* The bare limit: how many calls a second this machine can give when each has a forked CPython and a systemd
+ * scope with three limits of its own, and nothing else: no sandbox beyond a mount and an IPC namespace, no
+ * launcher, no network, no queue. CluPy's own figure is a share of this one.
  *
  * usage: bare-limit CALLS IN_FLIGHT; prints one JSON object. Root, inside a node that systemd runs. */
 #include <Python.h>
@@ -44,8 +44,8 @@ static _Noreturn void child_run(int socket) {
         PyOS_AfterFork_Child();
         if (read(socket, &byte, 1) != 1)
                 _exit(3);
-        PyObject *result = PyRun_String("[n for n in range(2, 100) if all(n % d for d in range(2, n))]", Py_eval_input,
-                                        PyModule_GetDict(PyImport_AddModule("__main__")),
+        PyObject *result = PyRun_String("[n for n in range(2, 100) if all(n % d for d in range(2, n))]",
+                                        Py_eval_input, PyModule_GetDict(PyImport_AddModule("__main__")),
                                         PyModule_GetDict(PyImport_AddModule("__main__")));
         if (!result || write(socket, "r", 1) != 1)
                 _exit(4);
@@ -71,14 +71,15 @@ static void child_start(Child *child) {
         child->socket = pair[0];
         snprintf(child->scope, sizeof child->scope, "bare-%d-%u.scope", getpid(), started++);
 
-        r = sd_bus_message_new_method_call(bus, &message, "org.freedesktop.systemd1", "/org/freedesktop/systemd1",
-                                           "org.freedesktop.systemd1.Manager", "StartTransientUnit");
+        r = sd_bus_message_new_method_call(bus, &message, "org.freedesktop.systemd1",
+                                           "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager",
+                                           "StartTransientUnit");
         if (r >= 0)
-                r = sd_bus_message_append(message, "ssa(sv)a(sa(sv))", child->scope, "fail", 6, "PIDs", "au", 1,
-                                          (uint32_t) child->pid, "Slice", "s", "bare.slice", "CollectMode", "s",
-                                          "inactive-or-failed", "MemoryMax", "t", (uint64_t) 512 << 20,
-                                          "CPUQuotaPerSecUSec", "t", (uint64_t) 1000000, "TasksMax", "t", (uint64_t) 64,
-                                          0);
+                r = sd_bus_message_append(message, "ssa(sv)a(sa(sv))", child->scope, "fail", 6, "PIDs", "au",
+                                          1, (uint32_t) child->pid, "Slice", "s", "bare.slice",
+                                          "CollectMode", "s", "inactive-or-failed", "MemoryMax", "t",
+                                          (uint64_t) 512 << 20, "CPUQuotaPerSecUSec", "t",
+                                          (uint64_t) 1000000, "TasksMax", "t", (uint64_t) 64, 0);
         if (r >= 0)
                 r = sd_bus_send(bus, message, NULL);
         if (r < 0)
@@ -130,8 +131,9 @@ int main(int argc, char **argv) {
         if (r >= 0)
                 r = sd_bus_start(bus);
         if (r >= 0)
-                r = sd_bus_match_signal(bus, NULL, NULL, "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager",
-                                        "JobRemoved", on_job_removed, NULL);
+                r = sd_bus_match_signal(bus, NULL, NULL, "/org/freedesktop/systemd1",
+                                        "org.freedesktop.systemd1.Manager", "JobRemoved", on_job_removed,
+                                        NULL);
         if (r < 0)
                 fail("systemd", r);
 
@@ -146,6 +148,7 @@ int main(int argc, char **argv) {
                         fail("bus", r);
         }
         double seconds = now() - begin;
-        printf("{\"calls\": %u, \"in_flight\": %u, \"calls_per_second\": %.1f}\n", total, width, total / seconds);
+        printf("{\"calls\": %u, \"in_flight\": %u, \"calls_per_second\": %.1f}\n", total, width,
+               total / seconds);
         return 0;
 }

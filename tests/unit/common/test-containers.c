@@ -118,7 +118,7 @@ static void test_list(void **state) {
 
         assert_true(list_is_empty(&head));
         LIST_FOREACH(Member, i, link, &head)
-        fail();
+                fail();
         list_init(&head);
         assert_null(LIST_FIRST(Member, link, &head));
         list_append(&head, &m[1].link);
@@ -135,7 +135,7 @@ static void test_list(void **state) {
         }
         assert_int_equal(n, 3);
         LIST_FOREACH(Member, i, link, &head)
-        list_remove(&i->link);
+                list_remove(&i->link);
         assert_true(list_is_empty(&head));
         assert_false(list_is_linked(&m[0].link));
         list_remove(&m[0].link);

@@ -117,6 +117,6 @@ static inline unsigned fixture_running(const Job *job) {
         unsigned n = 0;
 
         LIST_FOREACH(Task, task, in_session, &job->session->tasks)
-        n += task->job == job && task_is_placed(task);
+                n += task->job == job && task_is_placed(task);
         return n;
 }
