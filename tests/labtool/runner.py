@@ -107,7 +107,7 @@ def _fuzz() -> list[Outcome]:
             log = directory.parent / "logs" / f"{program.name}.log"
             with log.open("wb") as output:
                 result = subprocess.run(
-                    [str(program), f"-max_total_time={FUZZ_SECONDS}", "-rss_limit_mb=1024", "-timeout=10",
+                    [str(program), f"-max_total_time={FUZZ_SECONDS}", "-rss_limit_mb=2048", "-timeout=10",
                      f"-artifact_prefix={directory}/{program.name}-", str(corpus), *map(str, dict.fromkeys(seeds))],
                     stdout=output, stderr=output, check=False)
             status = "passed" if result.returncode == 0 else "failed"
