@@ -13,8 +13,8 @@
 #include "outcome.h"
 
 #define LAUNCHER_SOCKET "/run/clupy/launcher.sock"
-#define LAUNCHER_SETTINGS "/run/clupy/launcher.settings" /* written by clupy-policyc, see LauncherSettings  \
-                                                          */
+/* Written by clupy-policyc, see LauncherSettings. */
+#define LAUNCHER_SETTINGS "/run/clupy/launcher.settings"
 #define LAUNCHER_PROTOCOL_VERSION 1
 
 #define OWNER_NAME_MAX 64
@@ -32,12 +32,10 @@ typedef enum LauncherOp {
         LAUNCHER_START, /* .start; fds: code memfd, argument memfd, both sealed (all four seals) → STARTED,
                          * later ENDED. The same (task, attempt) again: its state is told again, nothing runs
                          * twice */
-        LAUNCHER_STOP, /* .stop: ends an attempt: SIGTERM, after grace_usec SIGKILL; grace 0: at once. Frozen
-                          ones die too */
+        LAUNCHER_STOP,  /* .stop: SIGTERM, after grace_usec SIGKILL; grace 0: at once. Frozen ones die too */
         LAUNCHER_RELEASE, /* the result of an ended attempt is delivered: forget it */
-        LAUNCHER_LEASE, /* .lease: until when tasks may run unattended; thaws frozen ones when it lies ahead
-                         */
-        LAUNCHER_POOL,  /* .pool: how many pairs wait warm for this key; the launcher refills by itself */
+        LAUNCHER_LEASE,   /* .lease: until when tasks may run unattended; one ahead thaws frozen ones */
+        LAUNCHER_POOL,    /* .pool: how many pairs wait warm for this key; the launcher refills by itself */
 
         /* launcher → agent */
         LAUNCHER_WELCOME = 64, /* .welcome */
@@ -47,8 +45,7 @@ typedef enum LauncherOp {
         LAUNCHER_FROZEN,   /* state changes of a lease's end */
         LAUNCHER_THAWED,
         LAUNCHER_ENDED,   /* .ended; one fd: the result's sealed memfd, when result_size > 0 */
-        LAUNCHER_REFUSED, /* answer to a request that was not taken: error and text; for START the attempt is
-                             not in the table */
+        LAUNCHER_REFUSED, /* a request was not taken: error and text; of START: it is not in the table */
 } LauncherOp;
 
 enum {
@@ -145,8 +142,7 @@ typedef struct LauncherEvent {
         uint32_t reserved;
         union {
                 struct {
-                        uint8_t instance[16];  /* random, new at each start of the launcher (kept by its
-                                                  upgrade) */
+                        uint8_t instance[16];  /* random, new at each start (kept by an upgrade) */
                         uint32_t cgroup_v2;    /* 0 or 1 */
                         uint32_t memory_known; /* which RECEIPT_* figures this node can give */
                 } welcome;
@@ -166,8 +162,8 @@ typedef struct LauncherEvent {
                         int32_t status;   /* EXIT: exit status; SIGNAL: its number; SYSCALL: its number */
                         uint64_t limit;   /* MEMORY, DISK: bytes; CPU_TIME, TIMEOUT, DEADLINE: µs */
                         uint64_t peak;    /* MEMORY: bytes */
-                        char detail[NOTE_MAX]; /* SYSCALL, SIGNAL: its name; CANCELLED: by whom; else a
-                                                  sentence */
+                        char detail[NOTE_MAX]; /* SYSCALL, SIGNAL: name; CANCELLED: by whom; a sentence
+                                                */
                         uint64_t result_size;  /* bytes of the memfd beside this message */
                         LauncherReceipt receipt;
                 } info; /* STARTED, FROZEN, THAWED, ENDED */
