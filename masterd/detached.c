@@ -29,7 +29,12 @@ enum {
         SYNC_MAX = 1 << 20, /* flushed at once up to here; the rest is left to the kernel, not to block the
                                loop */
         PATH_SIZE = 4200,
+        TRANSFERS_MAX = 512, /* at one time: each has a file open */
 };
+
+/* Writing down waits for the disk, and a client may detach thousands of tasks at once: so much, and then the
+ * loop looks after all else. */
+#define WORK_USEC (20 * USEC_PER_MSEC)
 
 typedef enum Part {
         PART_ARGS,
@@ -51,7 +56,7 @@ typedef struct Transfer {
 
 struct Detached {
         Task *task;
-        ListLink link;
+        ListLink link, due;
         bool ready[_PART_MAX];
         Transfer *transfers[_PART_MAX];
 };
@@ -82,9 +87,16 @@ static void part_remove(const Task *task, Part part) {
         (void) unlink(path);
 }
 
+static void work_wake(Manager *m);
+
 static Transfer *transfer_free(Transfer *t) {
+        Manager *m;
+
         if (!t)
                 return NULL;
+        m = t->d->task->manager;
+        m->n_transfers--;
+        work_wake(m);
         t->d->transfers[t->part] = NULL;
         close_fd(t->fd);
         return mfree(t);
@@ -113,6 +125,7 @@ static Transfer *transfer_new(Detached *d, Part part) {
                 return NULL;
         }
         d->transfers[part] = t;
+        d->task->manager->n_transfers++;
         return t;
 }
 
@@ -210,6 +223,8 @@ static int argument_keep(Detached *d) {
         _cleanup_(transfer_freep) Transfer *t = NULL;
         int r = 0;
 
+        if (d->ready[PART_ARGS])
+                return 0;
         if (d->task->size > 0 && !d->task->argument)
                 return part_fetch(d, PART_ARGS);
         t = transfer_new(d, PART_ARGS);
@@ -294,6 +309,8 @@ static int record_write(const Task *task) {
 
 /* The task's life */
 
+static void work_later(Detached *d);
+
 static int on_expire(sd_event_source *source, uint64_t usec, void *userdata);
 
 static void arm_expiry(Manager *m) {
@@ -324,6 +341,7 @@ Detached *detached_free(Detached *d) {
                         transfer_free(d->transfers[part]);
                 }
         list_remove(&d->link);
+        list_remove(&d->due);
         return mfree(d);
 }
 
@@ -349,25 +367,29 @@ static void detached_forget(Task *task) {
         task->detached = detached_free(d);
 }
 
-int detached_task_new(Task *task) {
-        Detached *d;
+/* Keeps argument and code, and the record that it is there. */
+static int work_begin(Detached *d) {
+        Task *task = d->task;
         char path[PATH_SIZE];
         int r;
 
-        if (task->size > task->manager->config->detached_memory)
-                return -EFBIG;
-        r = detached_new(task, &d);
-        if (r < 0)
-                return r;
         part_path(task, PART_CODE, false, path);
         d->ready[PART_CODE] = access(path, F_OK) == 0;
         r = argument_keep(d);
         if (r >= 0)
                 r = part_fetch(d, PART_CODE);
+        return r < 0 ? r : record_write(task);
+}
+
+int detached_task_new(Task *task) {
+        Detached *d;
+        int r;
+
+        if (task->size > task->manager->config->detached_memory)
+                return -EFBIG;
+        r = detached_new(task, &d);
         if (r >= 0)
-                r = record_write(task);
-        if (r < 0)
-                detached_forget(task);
+                work_later(d);
         return r;
 }
 
@@ -397,8 +419,8 @@ static void detached_settle(Detached *d) {
         }
 }
 
-void detached_ended(Task *task) {
-        Detached *d = task->detached;
+static void work_ended(Detached *d) {
+        const Task *task = d->task;
         int r = 0;
 
         if (task->result_size == 0)
@@ -409,6 +431,97 @@ void detached_ended(Task *task) {
                 r = -EFBIG;
         if (r < 0)
                 log_warning_errno(r, "The result of detached task %s stays on its node", ID_HEX(task->id));
+}
+
+void detached_ended(Task *task) {
+        work_later(task->detached);
+}
+
+void detached_retried(Task *task) {
+        Transfer *t = task->detached->transfers[PART_RESULT];
+
+        /* From a node that has it no more. */
+        if (t && t->stream)
+                stream_cancel(t->stream);
+        transfer_free(t);
+        task->detached->ready[PART_RESULT] = false;
+}
+
+static void work_on(Detached *d) {
+        Task *task = d->task;
+        int r;
+
+        if (task->state >= TASK_ENDED) {
+                work_ended(d);
+                return;
+        }
+        r = work_begin(d);
+        if (r >= 0)
+                return;
+        log_warning_errno(r, "Task %s cannot be detached", ID_HEX(task->id));
+        detached_forget(task);
+}
+
+/* Whether there is time left in this turn of the loop, and a file to be had. */
+static bool work_may_go_on(Manager *m) {
+        uint64_t iteration = 0;
+
+        (void) sd_event_get_iteration(m->event, &iteration);
+        if (iteration != m->detached_iteration) {
+                m->detached_iteration = iteration;
+                m->detached_usec = 0;
+        }
+        return m->n_transfers < TRANSFERS_MAX && m->detached_usec < WORK_USEC;
+}
+
+static void work_timed(Detached *d) {
+        Manager *m = d->task->manager;
+        uint64_t begun = now_usec(CLOCK_MONOTONIC);
+
+        work_on(d);
+        m->detached_usec += usec_sub(now_usec(CLOCK_MONOTONIC), begun);
+}
+
+static int on_work(sd_event_source *source, void *userdata) {
+        Manager *m = userdata;
+        Detached *d;
+
+        while (work_may_go_on(m) && (d = LIST_FIRST(Detached, due, &m->detached_due))) {
+                list_remove(&d->due);
+                work_timed(d);
+        }
+        work_wake(m);
+        return 0;
+}
+
+/* Soon, if there is anything to do that can be done. */
+static void work_wake(Manager *m) {
+        int r = 0;
+
+        if (m->stopping || list_is_empty(&m->detached_due) || m->n_transfers >= TRANSFERS_MAX)
+                return;
+        if (!m->detached_work) {
+                r = sd_event_add_defer(m->event, &m->detached_work, on_work, m);
+                if (r >= 0)
+                        r = sd_event_source_set_priority(m->detached_work, SD_EVENT_PRIORITY_NORMAL + 10);
+        }
+        if (r >= 0)
+                r = sd_event_source_set_enabled(m->detached_work, SD_EVENT_ONESHOT);
+        if (r < 0)
+                log_error_errno(r, "Cannot defer work");
+}
+
+/* Now, or as soon as there is time. May free it. */
+static void work_later(Detached *d) {
+        Manager *m = d->task->manager;
+
+        if (list_is_empty(&m->detached_due) && work_may_go_on(m)) {
+                work_timed(d);
+                return;
+        }
+        if (!list_is_linked(&d->due))
+                list_append(&m->detached_due, &d->due);
+        work_wake(m);
 }
 
 static int job_in_session(const Job *job, Session *session, Job **ret) {

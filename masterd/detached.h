@@ -13,8 +13,9 @@
  * like any other; then it moves to a session of its user's that never ends, until a client attaches to it or
  * its result has been kept long enough. */
 
-/* Writes the task down and begins to fetch its argument and code. Returns 0, -EFBIG when one is over
- * `detached.size`, -errno; then the task ends with its client. */
+/* Soon writes the task down and begins to fetch its argument and code; what cannot be kept then is logged,
+ * and ends with its client. Returns 0, -EFBIG when the argument is over `detached.size`, -ENOMEM; likewise.
+ */
 int detached_task_new(Task *task);
 Detached *detached_free(Detached *d);
 
@@ -24,6 +25,8 @@ void detached_started(Task *task);
 bool detached_keep(Task *task);
 /* It has ended: the result is fetched to disk, and released once it is there. */
 void detached_ended(Task *task);
+/* That result is gone, it runs again. */
+void detached_retried(Task *task);
 /* Whether the result needs no node any more. */
 bool detached_has_result(const Task *task);
 /* Its client has the result: everything is removed. */

@@ -40,6 +40,7 @@ int manager_new(sd_event *event, MasterConfig *config, Manager **ret) {
         list_init(&m->peers);
         list_init(&m->waiting);
         list_init(&m->detached);
+        list_init(&m->detached_due);
         log_tails_init(&m->logs, config->log_tail, config->log_memory);
         streams_init(&m->streams, m);
         r = hashmap_new(HASHMAP_STRING, &m->nodes);
@@ -100,6 +101,7 @@ Manager *manager_free(Manager *m) {
         sd_event_source_disable_unref(m->orphan_timer);
         sd_event_source_disable_unref(m->rest_timer);
         sd_event_source_disable_unref(m->detached_timer);
+        sd_event_source_disable_unref(m->detached_work);
         sd_event_source_disable_unref(m->notify_timer);
         state_store_close(m->store);
         master_config_free(m->config);

@@ -52,6 +52,9 @@ struct Manager {
         LogTails logs;
         Streams streams;
         ListLink detached;
+        ListLink detached_due;                      /* of Detached: what has to be written down */
+        uint64_t detached_iteration, detached_usec; /* of the event loop, and what that has taken in it */
+        unsigned n_transfers;                       /* files that are being written for them */
 
         Prioq *runnable; /* sessions with something to place */
         Prioq *deadlines, *delayed;
@@ -65,7 +68,7 @@ struct Manager {
         bool schedule_due;
         uint64_t orphans_due; /* when orphan_timer fires, 0: it does not */
         sd_event_source *work, *deadline_timer, *delay_timer, *status_timer, *orphan_timer, *rest_timer,
-                *detached_timer, *notify_timer;
+                *detached_timer, *detached_work, *notify_timer;
         bool notify_due;
 
         MasterBus *bus;

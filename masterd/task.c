@@ -327,6 +327,8 @@ void task_retry(Task *task, bool counted, const char *why) {
         Node *node = task->current ? task->current->node : NULL;
 
         (void) task_detach_attempt(task, counted ? OUTCOME_NODE_LOST : OUTCOME_NONE);
+        if (task->detached)
+                detached_retried(task);
         task->outcome_kind = OUTCOME_NONE;
         task->outcome = mfree(task->outcome);
         task->receipt = mfree(task->receipt);

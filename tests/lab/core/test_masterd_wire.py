@@ -674,6 +674,26 @@ def test_detached_running_goes_on_without_its_client(master: Master) -> None:
     assert other.results(1)[task]["data"] == b"value"
 
 
+def test_many_detached_delay_nobody(master: Master) -> None:
+    client, other, code = Client(master.port), Client(master.port, "bob"), b"code!"
+    job = client.job(detach=True, code=hashlib.sha256(code).hexdigest(), code_size=5)
+    ids = client.submit(job, 600, b"argument")
+    began = time.monotonic()
+    other.query("version")
+    assert time.monotonic() - began < 1
+    while True:  # code and arguments as they are asked for, until all is on the disk
+        for frame in [f for f in client.drain(0.3) if f.type == "FETCH"]:
+            stream = {"stream": frame.json["stream"]}
+            client.send("DATA", stream, [code if frame.json["what"] == "code" else b"argument"])
+            client.send("END", stream)
+        folder = master.directory / "state" / ".detached"
+        if len(list(folder.glob("*.args"))) == 600 and len(list(folder.glob("code-*"))) == 1:
+            break
+    client.goodbye()
+    back = Client(master.port)
+    assert back.query("attach", id=ids[-1])["state"] == back.query("attach", id=ids[0])["state"] == "queued"
+
+
 # Queries
 
 
