@@ -370,6 +370,19 @@ static int peer_hello(Peer *peer, const Frame *frame) {
         }
 }
 
+/* A client that is told no reason would send the same again on its next connection, for ever. */
+static int on_client_frame(Peer *peer, const Frame *frame) {
+        _cleanup_(freep) char *message = NULL;
+        int r = client_link_frame(peer, frame);
+
+        if (r != -EBADMSG && r != -EPROTO)
+                return r;
+        message = strformat("The frame %s is not as the protocol says", frame_type_to_string(frame->type));
+        log_info("Connection of %s: %s", connection_peer(peer->connection), strempty(message));
+        peer_refuse(peer, "bad-frame", strempty(message), NULL);
+        return 0;
+}
+
 static int on_frame(Connection *c, const Frame *frame, void *userdata) {
         Peer *peer = userdata;
 
@@ -391,6 +404,6 @@ static int on_frame(Connection *c, const Frame *frame, void *userdata) {
                 return stream_frame_end(peer, frame->json);
         default:
                 return peer->role == PEER_AGENT ? node_link_frame(peer, frame)
-                                                : client_link_frame(peer, frame);
+                                                : on_client_frame(peer, frame);
         }
 }

@@ -23,8 +23,11 @@ R = TypeVar("R")
 ExceptionTypes = Union[Type[BaseException], Tuple[Type[BaseException], ...]]
 
 _NAME = re.compile(r"[a-z0-9-]{1,32}")
-_TEXT_MAX = 256
+_TEXT_MAX = 256  # bytes in UTF-8
 _COUNT_MAX = 1_000_000
+_SERVERS_MAX = 100_000
+_DURATION_MAX = 100 * 365 * 86400.0
+_MEMORY_MAX = 1 << 60
 
 
 @dataclass(frozen=True)
@@ -104,11 +107,16 @@ def _duration(name: str, value: Duration) -> float:
     seconds = parse_duration(value, name)
     if seconds <= 0:
         raise ValueError(f"{name}: expected more than 0 seconds, got {value!r}")
+    if seconds > _DURATION_MAX:
+        raise ValueError(f"{name}: expected at most 100 years, got {value!r}; leave it out for no bound")
     return seconds
 
 
 def _size(name: str, value: Size) -> int:
-    return parse_size(value, name)
+    size = parse_size(value, name)
+    if size > _MEMORY_MAX:
+        raise ValueError(f"{name}: expected at most 1024P, got {value!r}")
+    return size
 
 
 def _retry_on(name: str, value: ExceptionTypes) -> Tuple[Type[BaseException], ...]:
@@ -136,8 +144,8 @@ def _policy(name: str, value: Any) -> str:
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name}: expected text, got {value!r}")
-    if not value or len(value) > _TEXT_MAX or not value.isprintable():
-        raise ValueError(f"{name}: expected 1 to {_TEXT_MAX} printable characters, got {value!r}")
+    if not value or not value.isprintable() or len(value.encode()) > _TEXT_MAX:
+        raise ValueError(f"{name}: expected printable text of 1 to {_TEXT_MAX} bytes, got {value[:300]!r}")
     return value
 
 
@@ -148,7 +156,7 @@ def _boolean(name: str, value: Any) -> bool:
 
 
 _CHECKS: Dict[str, Callable[[str, Any], Any]] = {
-    "server_count": _optional(_integer(1, _COUNT_MAX)), "cpus": _optional(_cpus), "memory": _optional(_size),
+    "server_count": _optional(_integer(1, _SERVERS_MAX)), "cpus": _optional(_cpus), "memory": _optional(_size),
     "tasks_max": _optional(_integer(1, _COUNT_MAX)), "timeout": _optional(_duration), "deadline": _optional(_duration),
     "retries": _integer(0, _COUNT_MAX), "retry_on": _retry_on, "priority": _integer(-1000, 1000),
     "isolation": _isolation, "policy": _policy, "name": _optional(_text), "detach": _boolean,

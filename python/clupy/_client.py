@@ -28,17 +28,19 @@ from typing import (
 from . import _config
 from ._call import CallOptions, ParallelFunction, check_options, code_key
 from ._callbacks import CallbackThread
-from ._failures import ClupyError
+from ._failures import ArgumentPicklingError, ClupyError
 from ._functions import Code, call_shipped, encode_call, encode_function, function_name, varies
 from ._future import UNSET, RemoteExecutionFuture, Timeout, wait_all
 from ._job import Job, JobScope, current_scope, new_id
 from ._session import Session, Task
+from ._units import format_size
 
 R = TypeVar("R")
 
 _QUERY_TIMEOUT = 30.0  # seconds
 _CALLBACKS_AT_END = 5.0  # seconds that callbacks may take when the connection is shut down
-_NAME_MAX = 128
+_NAME_MAX = 128  # bytes in UTF-8
+_CODE_MAX = 64 << 20  # bytes; the master's bound
 _SHIPPED_MAX = 16 << 10  # bytes of a function that may travel with each call
 _ID_SIZE = 32
 Decorator = Callable[[Callable[..., R]], ParallelFunction[R]]
@@ -156,6 +158,11 @@ class Client:
         if scope is not None:
             options = check_options({**scope.options, **given})
         code = encode_function(function)
+        if len(code.data) > _CODE_MAX:
+            raise ArgumentPicklingError(
+                f"function {function_name(function)}()", f"with the variables that it refers to it has "
+                f"{format_size(len(code.data))}, and {format_size(_CODE_MAX)} is the most; hand large data over as "
+                "arguments instead of as global or enclosing variables")
         session = self._connected()
         name = options.name or (scope.name if scope is not None else function_name(function))
 
@@ -208,7 +215,8 @@ class Client:
 
 
 def _printable(name: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in name.encode("utf-8", "replace").decode())[:_NAME_MAX]
+    text = "".join(c if c.isprintable() else "?" for c in name.encode("utf-8", "replace").decode())
+    return text.encode()[:_NAME_MAX].decode("utf-8", "ignore")
 
 
 # The default client.

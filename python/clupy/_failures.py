@@ -47,9 +47,11 @@ class RemoteTraceback(Exception):
 
 
 class RemoteError(ClupyError):
-    """A call raised an exception (or returned a value) whose type cannot be loaded here."""
+    """A call raised an exception (or returned a value) whose type cannot be loaded here, or one (foreign) that is no
+    Exception, as KeyboardInterrupt."""
 
     def __init__(self, type_name: str, message: str, traceback: str, *, why: str = "", what: str = "",
+                 foreign: bool = False,
                  node: Optional[str] = None, unit: Optional[str] = None, task: Optional[str] = None) -> None:
         where = _located(self, node, unit, task)
         self.type_name, self.message, self.traceback = type_name, message, traceback
@@ -57,6 +59,10 @@ class RemoteError(ClupyError):
         if what:
             super().__init__(f"{what}{where} could not be loaded here{reason}: install the packages that define its type "
                              "on this side too, or return plain data")
+        elif foreign:
+            text = f"{type_name}: {message}" if message else type_name
+            super().__init__(f"the call{where} raised {text}, which is no Exception and would end this program if it were "
+                             "raised here: .type_name and .traceback tell more")
         else:
             text = f"{type_name}: {message}" if message else type_name
             super().__init__(f"the call{where} raised {text}; the type itself could not be loaded here{reason}: install "
@@ -213,9 +219,13 @@ class VersionMismatchError(ClupyError):
 class ConnectError(ClupyError):
     """No master could be reached. tried: a tuple of (host, port, what happened)."""
 
-    def __init__(self, tried: Sequence[Tuple[str, int, str]], *, source: str = "") -> None:
+    def __init__(self, tried: Sequence[Tuple[str, int, str]], *, source: str = "", in_task: bool = False) -> None:
         self.tried = tuple(tried)
         attempts = "; ".join(f"{_host(host)}:{port}: {why}" for host, port, why in self.tried) or "no address"
+        if in_task:
+            super().__init__(f"no CluPy master answers ({attempts}), because this runs in a task, which has no network: make "
+                             "such calls from the program that submits, with the values that tasks return")
+            return
         super().__init__(f"no CluPy master answers ({attempts}); start one there (systemctl start clupy-masterd), or "
                          f"name the right address with clupy.init(\"clupy://host:7878\") or CLUPY_MASTER_URL"
                          f"{f' (this one is from {source})' if source else ''}")

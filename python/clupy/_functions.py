@@ -144,12 +144,29 @@ class _Pickler(_cloudpickle.CloudPickler):  # type: ignore[misc, unused-ignore]
             if is_local(value.__name__):
                 # Unlike cloudpickle's own way this allows for modules that import each other.
                 return LocalModule, (value.__name__,), {} if self._trial else _module_state(value)
+        elif kind in _METHODS:
+            source = _own_generator(value)
+            if source is not None:
+                return getattr, (source, value.__name__)
         else:
             _refuse(value)
         reduced = super().reducer_override(value)
         if kind is types.FunctionType and isinstance(reduced, tuple):
             _renew_locks(reduced[2][1]["__globals__"])
         return reduced
+
+
+_METHODS = (types.MethodType, types.BuiltinMethodType)
+
+
+def _own_generator(method: Any) -> Optional[types.ModuleType]:
+    """The module that offers this method of its own random generator as a function, as random.random: by value it
+    would bring the client's state along, and all tasks would draw the same numbers."""
+    for name in ("random", "numpy.random"):
+        module = sys.modules.get(name)
+        if module is not None and getattr(module, method.__name__, None) == method:
+            return module
+    return None
 
 
 def _renew_locks(names: Dict[str, Any]) -> None:
@@ -545,17 +562,17 @@ def load_exception(payload: Any, name: str, where: Mapping[str, Optional[str]]) 
     except Exception as error:
         return RemoteError("an exception", "", "", why=f"what came is damaged: {_words(error)}", node=node,
                            unit=unit, task=task)
-    why = "it could not be pickled there"
+    why, foreign = "it could not be pickled there", False
     if pickled is not None:
         try:
             raised = _ExceptionUnpickler(pickled).load()
             if isinstance(raised, Exception):
                 raised.__cause__ = RemoteTraceback(trace)
                 return raised
-            why = "it is no Exception, and would end this program"
+            foreign = True
         except Exception as error:
             why = _words(error)
-    failure = RemoteError(type_name, message, trace, why=why, node=node, unit=unit, task=task)
+    failure = RemoteError(type_name, message, trace, why=why, foreign=foreign, node=node, unit=unit, task=task)
     failure.__cause__ = RemoteTraceback(trace)
     return failure
 

@@ -21,6 +21,7 @@ from typing import Any, Callable, Deque, Dict, Iterable, List, Mapping, Optional
 
 from ._config import Master
 from ._connection import Connection, DialError, LostError, RefusedHelloError, dial, refused
+from ._current import current
 from ._failures import ClupyError, ConnectError
 from ._frame import INLINE_MAX, JSON_MAX, PAYLOAD_COUNT_MAX, PAYLOAD_TOTAL_MAX, Buffer, Frame, FrameType
 from ._future import RemoteExecutionFuture
@@ -285,7 +286,8 @@ class Session:
                 raise error.failure from None
             except DialError as error:
                 if not self._up:
-                    raise ConnectError(error.tried, source=self._master.source) from None
+                    raise ConnectError(error.tried, source=self._master.source,
+                                       in_task=current() is not None) from None
                 if not warned and time.monotonic() - since > _WARN_AFTER:
                     warned = True
                     log.warning("clupy: the connection to %s was lost (%s); trying again, %d calls wait", self._master.url,

@@ -240,7 +240,7 @@ def test_own_exception_type_and_traceback(client: clupy.Client) -> None:
 
 def test_exit_does_not_end_this_program(client: clupy.Client) -> None:
     future = client.parallel(raises)(KeyboardInterrupt)
-    with pytest.raises(clupy.RemoteError, match="KeyboardInterrupt"):
+    with pytest.raises(clupy.RemoteError, match="KeyboardInterrupt, which is no Exception"):
         future.result(20)
 
 
@@ -391,6 +391,10 @@ def test_options_on_the_wire(client: clupy.Client, master: FakeMaster) -> None:
     ({"memory": -1}, ValueError, "memory"),
     ({"timeout": "soon"}, ValueError, "timeout"),
     ({"timeout": 0}, ValueError, "timeout"),
+    ({"timeout": 1e30}, ValueError, "timeout: expected at most"),
+    ({"deadline": 1e30}, ValueError, "deadline: expected at most"),
+    ({"memory": 1 << 62}, ValueError, "memory: expected at most"),
+    ({"server_count": 100001}, ValueError, "server_count"),
     ({"retries": -1}, ValueError, "retries"),
     ({"retry_on": 5}, TypeError, "retry_on"),
     ({"server_count": 0}, ValueError, "server_count"),
@@ -439,3 +443,32 @@ def test_code_is_sent_once(client: clupy.Client, master: FakeMaster) -> None:
     clupy.wait_all([client.parallel(uses_global)(n) for n in range(20)], time_out=20)
     # Asked for by the fake for each task that it has no code for yet; the job is one, its digest too.
     assert len({job["code"] for job in master.jobs.values()}) == 1
+
+
+def test_generators_of_modules_by_name(client: clupy.Client) -> None:
+    """`from random import random`, used or called: the task's own generator, not a copy of this process's."""
+    draw, name = random.random, "random"
+    state = random.getstate()
+    random.seed(3)
+    ours = random.random()
+    random.seed(3)
+    try:
+        assert client.parallel(lambda: draw.__self__ is sys.modules[name]._inst)().result(20)
+        assert client.parallel(random.random)().result(20) != ours
+        assert client.parallel(random.Random(3).random)().result(20) == ours
+    finally:
+        random.setstate(state)
+
+
+def test_function_too_large(client: clupy.Client) -> None:
+    data = bytes(65 << 20)
+    with pytest.raises(clupy.ArgumentPicklingError, match=r"65M, and 64M is the most; hand large data over as arguments"):
+        client.parallel(lambda: len(data))()
+    assert client.parallel(len)(data).result(20) == len(data)
+
+
+def test_long_names(client: clupy.Client, master: FakeMaster) -> None:
+    """Bounds are in bytes."""
+    assert client.parallel(plain, name="é" * 128)(1).result(20)
+    with pytest.raises(ValueError, match="256 bytes"):
+        client.parallel(plain, name="é" * 129)
