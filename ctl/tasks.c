@@ -69,12 +69,28 @@ static int print_tasks(Ctl *ctl, json_object *answer) {
         return CTL_OK;
 }
 
+static bool is_state(const char *name) {
+        static const char *const states[] = {
+                "queued", "starting", "running", "frozen", "waiting", "ended"
+        };
+
+        for (size_t i = 0; i < ELEMENTSOF(states); i++)
+                if (streq(name, states[i]))
+                        return true;
+        return false;
+}
+
 static int run(Ctl *ctl) {
         static const char *const passed_on[] = { "state", "owner", "node", "job" };
         _cleanup_(json_putp) json_object *args = NULL, *answer = NULL;
-        const char *limit = ctl_option(ctl, "limit");
+        const char *limit = ctl_option(ctl, "limit"), *state = ctl_option(ctl, "state");
         uint64_t n = 100;
         int r;
+
+        if (state && !is_state(state))
+                return ctl_fail(ctl, CTL_USAGE, "usage",
+                                "--state %s: expected queued, starting, running, frozen, waiting or ended",
+                                state);
 
         if (limit && (parse_uint64(limit, &n) < 0 || n < 1 || n > LIMIT_MAX))
                 return ctl_fail(ctl, CTL_USAGE, "usage", "--limit %s: expected a number from 1 to %u", limit,

@@ -24,6 +24,9 @@ enum {
         FOLLOW_PIECE = 64 << 10,
 };
 
+/* What a task printed last reaches the master at most so long after its end. */
+#define LAST_WORDS_USEC (1 * USEC_PER_SEC)
+
 /* What one connection's queries may take before others get their turn. */
 #define QUERIES_USEC_MAX (100 * USEC_PER_MSEC)
 
@@ -33,12 +36,14 @@ struct Follow {
         uint64_t query;
         Id task;
         uint64_t offset;
+        sd_event_source *end; /* the task has ended; its last words may still come */
 };
 
 Follow *follow_free(Follow *follow) {
         if (!follow)
                 return NULL;
         (void) hashmap_remove_u64(follow->peer->follows, follow->query);
+        sd_event_source_disable_unref(follow->end);
         return mfree(follow);
 }
 
@@ -327,6 +332,28 @@ static void follow_send(Follow *follow, const LogTail *tail, bool ended) {
                 follow_free(follow);
 }
 
+static int on_follow_end(sd_event_source *source, uint64_t usec, void *userdata) {
+        Follow *follow = userdata;
+        char hex[ID_HEX_SIZE];
+        TaskView view;
+
+        id_to_hex(follow->task, hex);
+        follow_send(follow, task_find(follow->peer->manager, hex, &view) < 0 ? NULL : view.log, true);
+        return 0;
+}
+
+/* Ends a while after the end of its task, ended_ago µs ago. */
+static void follow_end(Follow *follow, const LogTail *tail, uint64_t ended_ago) {
+        int r = -EALREADY;
+
+        if (follow->end)
+                return;
+        if (ended_ago < LAST_WORDS_USEC)
+                r = sd_event_add_time_relative(follow->peer->manager->event, &follow->end, CLOCK_BOOTTIME,
+                                               LAST_WORDS_USEC - ended_ago, 0, on_follow_end, follow);
+        follow_send(follow, tail, r < 0);
+}
+
 void client_link_log(Manager *m, Id id, LogTail *tail, bool ended) {
         LIST_FOREACH(Peer, peer, link, &m->peers) {
                 Follow *follow;
@@ -334,8 +361,12 @@ void client_link_log(Manager *m, Id id, LogTail *tail, bool ended) {
                 if (hashmap_size(peer->follows) == 0)
                         continue;
                 HASHMAP_FOREACH(follow, peer->follows)
-                        if (id_equal(follow->task, id))
-                                follow_send(follow, tail, ended);
+                        if (id_equal(follow->task, id)) {
+                                if (ended)
+                                        follow_end(follow, tail, 0);
+                                else
+                                        follow_send(follow, tail, false);
+                        }
         }
 }
 
@@ -357,7 +388,10 @@ static int start_follow(Peer *peer, uint64_t query, const char *hex) {
                 free(follow);
                 return -ENOMEM;
         }
-        follow_send(follow, view.log, !view.task);
+        if (view.task && view.task->state != TASK_ENDED)
+                follow_send(follow, view.log, false);
+        else
+                follow_end(follow, view.log, usec_sub(now_usec(CLOCK_REALTIME), view.ended_at));
         return 0;
 }
 

@@ -254,6 +254,10 @@ static int parse_ended(json_object *entry, const Frame *frame, const Task *task,
                 return -EBADMSG;
         if (receipt && task)
                 receipt_complete(receipt, task);
+        /* The node knows only what was left of it when it got the task. */
+        if (ret->kind == OUTCOME_DEADLINE && task &&
+            json_add_uint64(outcome, "limit_ms", task->deadline_limit_ms) < 0)
+                return -ENOMEM;
         ret->outcome = json_text(outcome, NULL);
         ret->receipt = receipt ? json_text(receipt, NULL) : NULL;
         if (!ret->outcome || strlen(ret->outcome) > TASK_OUTCOME_MAX ||

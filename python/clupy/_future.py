@@ -316,7 +316,9 @@ class RemoteExecutionFuture(concurrent.futures.Future[T]):
         the task."""
         from . import _logs
         self._check_process()
-        return _logs.follow(self._client, self._id) if follow else _logs.read(self._client, self._id)
+        if follow:
+            return _logs.follow(self._client, self._id)
+        return _logs.read(self._client, self._id, ended=self.completed)
 
     def __repr__(self) -> str:
         where = f" on {self._node}" if self._node else ""

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Iterator
+from typing import TYPE_CHECKING, Iterator, List
 
 from ._failures import ClupyError
 
@@ -11,8 +11,22 @@ if TYPE_CHECKING:
     from ._client import Client
 
 
-def read(client: Client, task_id: str) -> str:
-    """The last 64 KiB of it, as far as it has reached the master. Raises ClupyError."""
+def read(client: Client, task_id: str, ended: bool = False) -> str:
+    """The last 64 KiB of it, as far as it has reached the master. ended: the last words of a task that has just ended
+    are waited for, as long as they may take (a second). Raises ClupyError."""
+    if ended:
+        asked = client._connected().ask("logs", {"id": task_id, "follow": True})
+        parts: List[str] = []
+        while True:
+            answer = asked.answers.get()
+            if answer[0] == "error":
+                break  # too many are followed at once, or it is no more known: as for others
+            if asked.restarted:
+                asked.restarted = False
+                parts.clear()
+            parts.append(str(answer[1].get("text", "")))
+            if not answer[2]:
+                return "".join(parts)
     return str(client.query("logs", {"id": task_id, "follow": False}).get("text", ""))
 
 
