@@ -5,7 +5,7 @@ Each file of ``patches/`` is a patch with a header: ``Promise:`` says what it br
 tests that must fail: a pytest node id below ``tests/``, or ``unit NAME`` for a test of meson's. The patch is applied to a copy
 of the tree, what the tests need is built, and they run there. A mutant that no named test catches survives, and that fails
 the run; so does a patch that no longer applies or builds. First the tests run on the unbroken copy: one that fails there as
-well would 'catch' anything.
+well would 'catch' anything. A patch is what ``git diff`` prints in a clone with the promise broken, below its header.
 
 Arguments: names of patches (``08-early-release``), default: all. Builds are kept in build/mutants for the next run.
 """
