@@ -91,6 +91,14 @@ void zygote_fail(Zygote *zygote, const char *why) {
         zygote_set_state(zygote, ZYGOTE_DEAD);
 }
 
+void zygote_end(Zygote *zygote, const char *why) {
+        if (zygote->state >= ZYGOTE_DRAINING)
+                return;
+        (void) snprintf(zygote->why, sizeof(zygote->why), "%s", why);
+        zygote->pool_target = 0;
+        zygote_set_state(zygote, ZYGOTE_DRAINING);
+}
+
 void zygote_distrust(Zygote *zygote, const char *why) {
         int pidfd = zygote->pidfds[ZYGOTE_PROCESS_ZYGOTE];
 
@@ -98,14 +106,8 @@ void zygote_distrust(Zygote *zygote, const char *why) {
                 return;
         log_warning("Killing the process of zygote %s of %s: %s", zygote->token, zygote->key.owner, why);
         (void) pidfd_send_signal(pidfd, SIGKILL, NULL, 0); /* its end tells its pairs */
-}
-
-void zygote_end(Zygote *zygote, const char *why) {
-        if (zygote->state >= ZYGOTE_DRAINING)
-                return;
-        (void) snprintf(zygote->why, sizeof(zygote->why), "%s", why);
-        zygote->pool_target = 0;
-        zygote_set_state(zygote, ZYGOTE_DRAINING);
+        if (zygote->state == ZYGOTE_WARM)
+                zygote_end(zygote, why); /* what waits for it goes to another one now */
 }
 
 static void zygote_free(Zygote *zygote) {

@@ -6,6 +6,9 @@ for each task that it is ordered to make, a process of its own choice. Never ret
 - zygote: itself, which is the launcher's child but no task
 - bare: a child made for the launcher as it should be, but without uid, namespaces and filter of a task
 - nobody: no process at all
+- anchor: the process that all others of the zygote hang on, which is the launcher's child and ordered
+- mute: it does not answer at all
+- closed: it closes its socket, and lives on
 """
 
 from __future__ import annotations
@@ -45,11 +48,17 @@ def main() -> None:
         if len(data) != REQUEST.size:
             os._exit(0)
         _, slot, *_ = REQUEST.unpack(data)
+        if KIND in ("mute", "closed"):
+            print(f"impostor: {KIND} nothing handed in", file=sys.stderr, flush=True)
+            if KIND == "closed":
+                control.close()
+            while True:
+                signal.pause()
         fds = array.array("i")
         for _, _, content in ancillary:
             fds.frombytes(content)
         pid = {"stranger": lambda: sleeper(False), "zygote": os.getpid, "bare": lambda: sleeper(True),
-               "nobody": lambda: -1}[KIND]()
+               "nobody": lambda: -1, "anchor": lambda: 1}[KIND]()
         rights = []
         if pid > 0:
             pidfd = os.pidfd_open(pid)

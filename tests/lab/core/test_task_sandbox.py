@@ -144,7 +144,7 @@ def test_a_package_that_attacks_from_its_import_gets_nothing(node: Node, control
     assert successes(result["value"]) <= ZYGOTE_MAY, result["value"]
 
 
-@pytest.mark.parametrize("kind", ["stranger", "zygote", "bare", "nobody"])
+@pytest.mark.parametrize("kind", ["stranger", "zygote", "bare", "nobody", "anchor", "mute", "closed"])
 def test_a_process_handed_in_that_is_no_task_gets_nothing(node: Node, preimport: Any, kind: str) -> None:
     node.write(f"{PACKAGES}/impostor.py", (HERE / "impostor.py").read_text())
     node.write(f"{PACKAGES}/impostor.kind", kind)
