@@ -509,8 +509,10 @@ static QueryError query_attach(Query *q) {
                 return fail(q, QUERY_NOT_ALLOWED, "Only clients can attach");
         task = manager_task(q->m, id);
         if (!task || !task->detached || !streq(task->session->user, q->asker->user))
-                return fail(q, QUERY_NOT_FOUND, "There is no detached task %s of %s", ID_HEX(id),
-                            q->asker->user);
+                return fail(q, QUERY_NOT_FOUND,
+                            "There is no detached task %s of %s (any more): a result that a client has got "
+                            "is not kept",
+                            ID_HEX(id), q->asker->user);
         if (detached_attach(task, q->asker->session) < 0)
                 return QUERY_FAILED;
         (void) json_add_id(q->result, "id", id);

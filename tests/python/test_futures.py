@@ -239,6 +239,7 @@ def test_attach(client: clupy.Client, master: FakeMaster) -> None:
         owner = other.parallel(same, detach=True)({"deep": 1})
         future = client.attach(owner.id)
         assert future.running() and future.id == owner.id
+        assert client.attach(owner.id) is future and other.attach(owner.id) is owner
         assert not owner.done()
         master.hold.set()
         assert future.result(20) == {"deep": 1}
