@@ -98,7 +98,7 @@ def test_a_broken_connection_is_made_again(client: clupy.Client, master: FakeMas
     client.parallel(same)(0).result(20)
     master.hold.clear()
     futures = [client.parallel(same)(n) for n in range(20)]
-    master.wait_for(lambda: len(master.executions) == 21)
+    master.wait_for(lambda: len(master.executions) == 21 and all(future.running() for future in futures))
     for _ in range(3):
         count = len(master.hellos)
         master.drop()
