@@ -41,6 +41,15 @@
 
 #define CONTAINER_OF(pointer, type, member) ((type *) ((char *) (pointer) -offsetof(type, member)))
 
+/* Copies a string from one array to another, which has room for the longest. */
+#define COPY_TEXT(to, from)                                                                                 \
+        ({                                                                                                  \
+                _Static_assert(!__builtin_types_compatible_p(__typeof__(from), __typeof__(&(from)[0])),     \
+                               "the size of what is copied is not known");                                  \
+                _Static_assert(sizeof(to) >= sizeof(from), "a long string would not fit");                  \
+                memcpy((to), (from), sizeof(from));                                                         \
+        })
+
 #define STRINGIFY_(x) #x
 #define STRINGIFY(x) STRINGIFY_(x)
 

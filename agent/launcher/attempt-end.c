@@ -23,12 +23,12 @@ static void event_fill(const Attempt *attempt, LauncherEvent *event, uint32_t op
                 .flags = flags | (attempt->warm ? LAUNCHER_FLAG_WARM : 0),
         };
         memcpy(event->task, attempt->task, sizeof(event->task));
-        strcpy(event->info.unit, attempt->unit);
+        COPY_TEXT(event->info.unit, attempt->unit);
         event->info.pid = attempt->pid;
         event->info.uid = attempt->uid;
         event->info.started_at = attempt->started_at;
-        strcpy(event->info.owner, start->key.owner);
-        strcpy(event->info.name, start->name);
+        COPY_TEXT(event->info.owner, start->key.owner);
+        COPY_TEXT(event->info.name, start->name);
         memcpy(event->info.job, start->job, sizeof(start->job));
         memcpy(event->info.session, start->session, sizeof(start->session));
         event->info.epoch = start->epoch;

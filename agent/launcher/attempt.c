@@ -188,9 +188,9 @@ static int hand_over(Attempt *attempt) {
 
         (void) hex_encode(attempt->task, sizeof(attempt->task), go.task);
         (void) hex_encode(start->job, sizeof(start->job), go.job);
-        strcpy(go.owner, start->key.owner);
-        strcpy(go.node, attempt->manager->settings.node);
-        strcpy(go.unit, attempt->unit);
+        COPY_TEXT(go.owner, start->key.owner);
+        COPY_TEXT(go.node, attempt->manager->settings.node);
+        COPY_TEXT(go.unit, attempt->unit);
         (void) snprintf(task, sizeof(task), "CLUPY_TASK_ID=%s", go.task);
         (void) snprintf(job, sizeof(job), "CLUPY_JOB_ID=%s", go.job);
         (void) snprintf(owner, sizeof(owner), "CLUPY_OWNER=%s", start->key.owner);
@@ -211,7 +211,7 @@ static void go(Attempt *attempt) {
         attempt->started_at = now_usec(CLOCK_REALTIME);
         attempt->pid = (uint32_t) pair->task_pid;
         attempt->uid = pair->expected.uid;
-        strcpy(attempt->unit, pair->scope.name);
+        COPY_TEXT(attempt->unit, pair->scope.name);
         attempt->timeout_at_usec = attempt->start.timeout_usec
                                            ? usec_add(attempt->started_usec, attempt->start.timeout_usec)
                                            : USEC_INFINITY;

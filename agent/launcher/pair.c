@@ -398,7 +398,8 @@ static int order_task(Pair *pair) {
                 fds[n] = open(path, O_RDONLY | O_CLOEXEC);
                 if (fds[n] < 0 || fstat(fds[n], &st) < 0)
                         r = -errno;
-                pair->expected.namespaces[n] = st.st_ino;
+                else
+                        pair->expected.namespaces[n] = st.st_ino;
         }
         if (r >= 0 && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets) < 0)
                 r = -errno;
@@ -582,7 +583,7 @@ static int order_scope(Pair *pair) {
         const pid_t pids[] = { pair->init_pid, pair->task_pid };
         char name[SCOPE_NAME_SIZE], slice[48];
 
-        strcpy(name, pair->scope.name);
+        COPY_TEXT(name, pair->scope.name);
         (void) snprintf(slice, sizeof(slice), "clupy-tasks-%u.slice", pair->slot / PAIRS_PER_SLICE);
         const ScopeSpec spec = {
                 .name = name,

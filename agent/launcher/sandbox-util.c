@@ -26,7 +26,7 @@ void sandbox_title_set(const char *name) {
         if (title_size < strlen(name))
                 return;
         memset(title, 0, title_size);
-        memcpy(title, name, strlen(name));
+        memcpy(title, name, strlen(name) + 1);
 }
 
 pid_t sandbox_clone(uint64_t flags, int *ret_pidfd) {

@@ -264,7 +264,7 @@ int scope_start(ScopeBus *bus, Scope *scope, const ScopeSpec *spec, ScopeChanged
         if (r < 0)
                 return r;
         *scope = (Scope){ .bus = bus, .changed = changed, .userdata = userdata };
-        strcpy(scope->name, spec->name);
+        memcpy(scope->name, spec->name, strlen(spec->name) + 1);
         r = hashmap_put(bus->scopes, scope->name, scope);
         if (r < 0)
                 return r;

@@ -160,7 +160,7 @@ static int send_order(Zygote *zygote) {
         };
         int r;
 
-        strcpy(request.environment, zygote->key.environment);
+        COPY_TEXT(request.environment, zygote->key.environment);
         r = sd_event_add_io(manager->event, &zygote->on_stage, zygote->stage_socket, EPOLLIN,
                             on_stage_message, zygote);
         if (r >= 0)

@@ -156,6 +156,8 @@ def _warnings() -> None:
 def _tidy() -> None:
     with build.locked("fuzz") as directory:
         build.configure(directory, *build.FUZZ)
+        # The list of files is renewed when a meson.build has changed.
+        build.compile_all(directory, ["build.ninja"])
         database = json.loads((directory / "compile_commands.json").read_text())
         sources = sorted({str((directory / entry["file"]).resolve()) for entry in database})
         # Generated headers must exist before a file that includes them can be read.
