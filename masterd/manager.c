@@ -343,17 +343,15 @@ void manager_store_node(Manager *m, const Node *node) {
                 log_error_errno(r, "Cannot write down node %s", node->name);
 }
 
-void manager_store_drain(Manager *m, const Node *node) {
+int manager_store_drain(Manager *m, const Node *node, bool drain) {
         char key[STATE_KEY_PART_MAX * 2];
         int r;
 
         if (!m->store)
-                return;
+                return 0;
         snprintf(key, sizeof(key), "drained/%s", node->name);
-        r = node->drain ? state_store_set(m->store, key, "1", 1) : state_store_remove(m->store, key, 0);
-        if (r < 0 && r != -ENOENT)
-                log_error_errno(r, "Cannot write down that node %s is %s", node->name,
-                                node->drain ? "drained" : "not drained");
+        r = drain ? state_store_set(m->store, key, "1", 1) : state_store_remove(m->store, key, 0);
+        return r == -ENOENT ? 0 : r;
 }
 
 /* Each start has an epoch of its own, on disk before anything is obeyed. */

@@ -120,4 +120,5 @@ Task *manager_task(Manager *m, Id id);
 
 /* Writes down in the state store. Failures are logged; the daemon goes on. */
 void manager_store_node(Manager *m, const Node *node);
-void manager_store_drain(Manager *m, const Node *node);
+/* Outlives the master. Returns 0, -errno: then the node's state must not change either. */
+int manager_store_drain(Manager *m, const Node *node, bool drain);

@@ -229,13 +229,19 @@ void node_check(Node *node) {
         node_update(node);
 }
 
-void node_set_drain(Node *node, bool drain) {
+int node_set_drain(Node *node, bool drain) {
+        int r;
+
         if (node->drain == drain)
-                return;
+                return 0;
+        r = manager_store_drain(node->manager, node, drain);
+        if (r < 0)
+                return log_error_errno(r, "Cannot write down that node %s is %s", node->name,
+                                       drain ? "drained" : "in service");
         node->drain = drain;
-        manager_store_drain(node->manager, node);
         log_notice("Node %s: %s", node->name, drain ? "drained by request" : "in service again");
         node_update(node);
+        return 0;
 }
 
 uint32_t node_mcpus_free(const Node *node) {

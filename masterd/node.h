@@ -86,7 +86,8 @@ void node_check(Node *node);
 /* All attempts are gone. may_have_run: they count as retries. */
 void node_drop_attempts(Node *node, bool may_have_run, const char *why);
 
-void node_set_drain(Node *node, bool drain);
+/* Writes it down first. Returns 0, -errno when that fails: logged, and the node stays as it is. */
+int node_set_drain(Node *node, bool drain);
 
 uint32_t node_mcpus_free(const Node *node);
 uint64_t node_memory_free(const Node *node);

@@ -476,6 +476,7 @@ static QueryError query_cancel(Query *q) {
 static QueryError set_drain(Query *q, bool drain) {
         const char *name = NULL;
         Node *node;
+        int r;
 
         if (json_get_string(q->args, "node", 64, &name) < 0)
                 return fail(q, QUERY_INVALID_ARGUMENT, "node: expected a node's name");
@@ -484,7 +485,12 @@ static QueryError set_drain(Query *q, bool drain) {
                 return fail(q, QUERY_NOT_FOUND, "There is no node %s: `clupyctl nodes` lists them", name);
         if (!q->asker->privileged)
                 return fail(q, QUERY_NOT_ALLOWED, "Only root may take nodes out of service and back");
-        node_set_drain(node, drain);
+        r = node_set_drain(node, drain);
+        if (r < 0)
+                return fail(q, QUERY_FAILED,
+                            "Node %s stays as it is: the master cannot write it down in %s: %s. Make room "
+                            "there and ask again",
+                            name, q->m->config->state_directory, strerrordesc_np(-r));
         (void) json_add_string(q->result, "node", node->name);
         (void) json_add_string(q->result, "state", node_state_to_string(node->state));
         (void) json_add_uint64(q->result, "running", node->n_charged);
