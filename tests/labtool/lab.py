@@ -21,7 +21,7 @@ from . import cgroup, mounts, paths
 from .command import run_quiet
 from .console import LabError, say
 from .network import Network, address
-from .node import Boot, Node
+from .node import Boot, Node, NodeDied
 
 NAME = re.compile(r"[a-z0-9_]{1,24}")
 DEFAULT = "lab"
@@ -130,7 +130,12 @@ class Lab:
 
     def _boot(self, boots: list[tuple[Node, Boot]]) -> None:
         for node, boot in boots:
-            seconds = boot.wait()
+            try:
+                seconds = boot.wait()
+            except NodeDied as error:
+                # Seen in two of some hundred boots, systemd saying nothing: once more, and not silently.
+                say(f"{self.name}: {error}\n{self.name}: switching {node.name} on once more")
+                seconds = self._switch_on(node).wait()
             failed = node.failed_units()
             state = f"up in {seconds:.1f} s" if not failed else f"up, but degraded: {', '.join(failed)} failed"
             say(f"{self.name}: {node.name} {address(node.name)} {state}")
@@ -145,10 +150,13 @@ class Lab:
             node = self.node(name)
             if node.pid() is not None:
                 raise LabError(f"{name} is already running")
-            cgroup.remove(node.groups())
-            self.network.detach(name)
-            self.network.attach(name)
-            self._boot([(node, node.start(self.network))])
+            self._boot([(node, self._switch_on(node))])
+
+    def _switch_on(self, node: Node) -> Boot:
+        cgroup.remove(node.groups())
+        self.network.detach(node.name)
+        self.network.attach(node.name)
+        return node.start(self.network)
 
     def crash(self, name: str) -> None:
         """Cuts a node's power. Its cable goes dead first: a machine without power says no goodbye on the network."""

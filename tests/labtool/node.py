@@ -24,6 +24,10 @@ from .network import Network
 BOOT_TIMEOUT = 120.0
 
 
+class NodeDied(LabError):
+    """A node's PID 1 ended before it was up."""
+
+
 @dataclass
 class Boot:
     """A boot under way."""
@@ -48,8 +52,8 @@ class Boot:
                     if "READY=1" in self.notify.recv(4096).decode(errors="replace").splitlines():
                         return time.monotonic() - self.started
                 elif died in events:
-                    raise LabError(f"{self.node.name} died while booting:\n{tail(self.node.console)}",
-                                   log=self.node.console)
+                    raise NodeDied(f"{self.node.name} died while booting (status {self.supervisor.wait()}):\n"
+                                   f"{tail(self.node.console)}", log=self.node.console)
                 elif not events:
                     raise LabError(f"{self.node.name} is not up after {BOOT_TIMEOUT:.0f} s", log=self.node.console,
                                    next_step=f"./lab exec --name {self.node.lab} {self.node.name} -- "
