@@ -21,7 +21,7 @@ from . import cgroup, mounts, paths
 from .command import run_quiet
 from .console import LabError, say
 from .network import Network, address
-from .node import Boot, Node, NodeDied
+from .node import Boot, Node
 
 NAME = re.compile(r"[a-z0-9_]{1,24}")
 DEFAULT = "lab"
@@ -116,6 +116,9 @@ class Lab:
     def _create(self, agents: int, installed: Path | None) -> None:
         self.mount()
         (self.directory / "lab.json").write_text(json.dumps({"agents": agents, "source": str(paths.SOURCE)}))
+        # Once: a shell reads its script as it runs, and must not find another node's copying at work on it.
+        for script in ("supervisor.sh", "boot.sh"):
+            shutil.copy(paths.TOOL / script, self.directory / script)
         layer = self.directory / "install"
         # A copy: a layer must not change under a mounted overlay, and the staging directory does, at the next build.
         if installed is not None:
@@ -130,12 +133,7 @@ class Lab:
 
     def _boot(self, boots: list[tuple[Node, Boot]]) -> None:
         for node, boot in boots:
-            try:
-                seconds = boot.wait()
-            except NodeDied as error:
-                # Seen in two of some hundred boots, systemd saying nothing: once more, and not silently.
-                say(f"{self.name}: {error}\n{self.name}: switching {node.name} on once more")
-                seconds = self._switch_on(node).wait()
+            seconds = boot.wait()
             failed = node.failed_units()
             state = f"up in {seconds:.1f} s" if not failed else f"up, but degraded: {', '.join(failed)} failed"
             say(f"{self.name}: {node.name} {address(node.name)} {state}")

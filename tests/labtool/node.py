@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import shutil
 import socket
 import subprocess
 import time
@@ -22,10 +21,6 @@ from .console import LabError
 from .network import Network
 
 BOOT_TIMEOUT = 120.0
-
-
-class NodeDied(LabError):
-    """A node's PID 1 ended before it was up."""
 
 
 @dataclass
@@ -52,7 +47,7 @@ class Boot:
                     if "READY=1" in self.notify.recv(4096).decode(errors="replace").splitlines():
                         return time.monotonic() - self.started
                 elif died in events:
-                    raise NodeDied(f"{self.node.name} died while booting (status {self.supervisor.wait()}):\n"
+                    raise LabError(f"{self.node.name} died while booting (status {self.supervisor.wait()}):\n"
                                    f"{tail(self.node.console)}", log=self.node.console)
                 elif not events:
                     raise LabError(f"{self.node.name} is not up after {BOOT_TIMEOUT:.0f} s", log=self.node.console,
@@ -90,8 +85,6 @@ class Node:
 
     def start(self, network: Network) -> Boot:
         """Switches the node on. It boots with a new boot id, like a real machine."""
-        for script in ("supervisor.sh", "boot.sh"):
-            shutil.copy(paths.TOOL / script, self.lab_directory / script)
         link = self.directory / "net"
         link.unlink(missing_ok=True)
         link.symlink_to(network.namespace(self.name))
