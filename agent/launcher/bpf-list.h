@@ -27,5 +27,10 @@ int bpf_install(const struct sock_filter *instructions, unsigned short n, unsign
 /* What zygotes and tasks are denied whatever their policy says. */
 int bpf_floor_install(void);
 
-/* What the launcher denies itself. */
+/* Where the launcher keeps the path of the one program that it may still execve(2): the next version of
+ * itself. The same in all versions, since the filters of the former ones stay. */
+#define BPF_LAUNCHER_PATH 0x10000000
+
+/* What the launcher denies itself. Unused instructions are zero. Returns 0, -errno. */
+int bpf_launcher_make(BpfList *ret);
 int bpf_launcher_install(void);

@@ -9,6 +9,8 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -63,9 +65,17 @@ static void a_list_denies_what_it_names(void **state) {
         assert_int_equal(bpf_list_make(&list, many, ELEMENTSOF(many), SECCOMP_RET_ALLOW), -E2BIG);
 }
 
+static int status_of(pid_t pid) {
+        int status;
+
+        assert_true(pid > 0);
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        assert_true(WIFEXITED(status));
+        return WEXITSTATUS(status);
+}
+
 /* What the kernel makes of it: a refusal by the floor gives way to each other one. */
 static int refused_with(int (*install)(void), uint32_t younger, int number) {
-        int status;
         pid_t pid = fork();
 
         if (pid == 0) {
@@ -78,10 +88,7 @@ static int refused_with(int (*install)(void), uint32_t younger, int number) {
                 long r = syscall(number, -1, 0, 0, 0, 0, 0);
                 _exit(r < 0 ? errno : 0);
         }
-        assert_true(pid > 0);
-        assert_int_equal(waitpid(pid, &status, 0), pid);
-        assert_true(WIFEXITED(status));
-        return WEXITSTATUS(status);
+        return status_of(pid);
 }
 
 static void the_floor_is_the_weakest_refusal(void **state) {
@@ -92,6 +99,36 @@ static void the_floor_is_the_weakest_refusal(void **state) {
         assert_int_equal(refused_with(bpf_floor_install, SECCOMP_RET_ALLOW, SYS_close), EBADF);
         assert_int_equal(refused_with(bpf_launcher_install, SECCOMP_RET_ALLOW, SYS_mount), EPERM);
         assert_int_equal(refused_with(bpf_launcher_install, SECCOMP_RET_ALLOW, SYS_close), EBADF);
+}
+
+/* The same path elsewhere in memory is another one. */
+static void the_launcher_may_execute_one_path(void **state) {
+        static char program[] = "/bin/true";
+        char *const arguments[] = { program, NULL };
+        BpfList left, right;
+        pid_t pid = fork();
+
+        if (pid == 0) {
+                char *path =
+                        mmap((void *) (uintptr_t) BPF_LAUNCHER_PATH, sizeof(program), PROT_READ | PROT_WRITE,
+                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+                if (path == MAP_FAILED || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
+                    bpf_launcher_install() < 0)
+                        _exit(255);
+                memcpy(path, program, sizeof(program));
+                if (execve(program, arguments, NULL) == 0 || errno != EPERM)
+                        _exit(254);
+                (void) syscall(SYS_execve, (uintptr_t) path | UINT64_C(1) << 32, arguments, NULL);
+                if (errno != EPERM)
+                        _exit(253);
+                (void) execve(path, arguments, NULL);
+                _exit(252);
+        }
+        assert_int_equal(status_of(pid), 0);
+        assert_int_equal(bpf_launcher_make(&left), 0);
+        memset(&right, 0xff, sizeof(right));
+        assert_int_equal(bpf_launcher_make(&right), 0);
+        assert_memory_equal(&left, &right, sizeof(left));
 }
 
 /* Also with rubbish in the halves of the registers that the kernel does not look at. */
@@ -125,6 +162,7 @@ int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(a_list_denies_what_it_names),
                 cmocka_unit_test(the_floor_is_the_weakest_refusal),
+                cmocka_unit_test(the_launcher_may_execute_one_path),
                 cmocka_unit_test(nobody_makes_a_close_wait),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
