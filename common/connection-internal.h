@@ -13,6 +13,10 @@ void connection_set_watcher(Connection *c, ConnectionWatcher watcher, void *user
 /* For tests, which cannot wait for the real ones. µs; before anything has been received. */
 void connection_set_timeouts(Connection *c, uint64_t hello_usec, uint64_t frame_usec);
 
+/* Of one that was accepted just now: how long the hello may take (µs) and how many bytes may be read before it has been
+ * accepted. 0: as it is. */
+void connection_set_hello_limits(Connection *c, uint64_t usec, uint64_t bytes);
+
 /* The rest is between connection.c, connection-read.c and connection-write.c. */
 
 typedef enum ConnectionState {
@@ -46,6 +50,7 @@ struct Connection {
         uint64_t write_iteration; /* the loop's iteration of the last write: see connection_send_text() */
         uint64_t frame_since;     /* CLOCK_MONOTONIC when the frame that is not whole yet began, 0: none */
         uint64_t frame_timeout;
+        uint64_t hello_timeout, hello_bytes; /* hello_bytes 0: no bound */
 
         const ConnectionTransport *transport;
         void *transport_data;

@@ -98,13 +98,20 @@ static void connection_read_end(Connection *c, int error) {
                 connection_close(c, 0, "The peer closed the connection");
 }
 
+/* How much the peer may say yet, as far as that matters to one read. */
+static size_t connection_allowance(const Connection *c) {
+        if (c->established || c->hello_bytes == 0)
+                return SIZE_MAX;
+        return (size_t) MIN(c->hello_bytes - MIN(c->hello_bytes, c->statistics.bytes_in), (uint64_t) SIZE_MAX);
+}
+
 void connection_read(Connection *c) {
         size_t taken = 0;
 
         while (taken < READ_MAX && !c->paused && (c->state == STATE_OPEN || c->state == STATE_FINISHING)) {
                 uint32_t events = EPOLLIN;
                 struct iovec iov[2];
-                size_t n_iov = 0, room = 0, used;
+                size_t n_iov = 0, room = 0, used, allowed, offered;
                 void *buffer;
                 ssize_t n;
 
@@ -113,11 +120,18 @@ void connection_read(Connection *c) {
                         connection_deliver_backlog(c);
                         continue;
                 }
+                allowed = connection_allowance(c);
+                if (allowed == 0 && c->state == STATE_OPEN) {
+                        connection_close(c, -EMSGSIZE, "More was sent than may be before the hello");
+                        return;
+                }
                 if (c->state == STATE_OPEN)
-                        room = frame_decoder_room(&c->decoder, &buffer);
+                        room = MIN(frame_decoder_room(&c->decoder, &buffer), allowed);
                 if (room > 0)
                         iov[n_iov++] = (struct iovec){ buffer, room };
-                iov[n_iov++] = (struct iovec){ scratch, sizeof(scratch) };
+                offered = c->state == STATE_OPEN ? MIN(sizeof(scratch), allowed - room) : sizeof(scratch);
+                if (offered > 0)
+                        iov[n_iov++] = (struct iovec){ scratch, offered };
                 n = c->transport->readv(c->transport_data, c->fd, iov, (int) n_iov, &events);
                 if (n == -EAGAIN) {
                         c->read_events = events;
@@ -135,7 +149,7 @@ void connection_read(Connection *c) {
                         connection_deliver(c, scratch, (size_t) n - used);
                 }
                 /* What fills less than was offered has emptied the socket: no need to ask it. */
-                if ((size_t) n < room + sizeof(scratch))
+                if ((size_t) n < room + offered)
                         break;
         }
         connection_update_events(c);

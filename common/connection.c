@@ -188,10 +188,11 @@ static int on_hello_timer(sd_event_source *source, uint64_t usec, void *userdata
         Connection *c = userdata;
 
         if (c->state == STATE_CONNECTING || c->state == STATE_HANDSHAKING)
-                connection_fail(c, -ETIMEDOUT, "No connection to %s within %d s", c->peer,
-                                CONNECTION_HELLO_TIMEOUT_S);
+                connection_fail(c, -ETIMEDOUT, "No connection to %s within %g s", c->peer,
+                                (double) c->hello_timeout / USEC_PER_SEC);
         else
-                connection_fail(c, -ETIMEDOUT, "No hello within %d s", CONNECTION_HELLO_TIMEOUT_S);
+                connection_fail(c, -ETIMEDOUT, "No hello within %g s",
+                                (double) c->hello_timeout / USEC_PER_SEC);
         return 0;
 }
 
@@ -345,6 +346,7 @@ static int connection_new(sd_event *event, const struct sockaddr *address, sockl
                 .high_water = CONNECTION_HIGH_WATER,
                 .low_water = CONNECTION_LOW_WATER,
                 .frame_timeout = CONNECTION_FRAME_TIMEOUT_S * USEC_PER_SEC,
+                .hello_timeout = CONNECTION_HELLO_TIMEOUT_S * USEC_PER_SEC,
         };
         frame_decoder_init(&c->decoder, &FRAME_LIMITS_HELLO);
         c->peer = strdup(sockaddr_to_string(address, size, true, text));
@@ -469,9 +471,18 @@ void connection_set_watcher(Connection *c, ConnectionWatcher watcher, void *user
 }
 
 void connection_set_timeouts(Connection *c, uint64_t hello_usec, uint64_t frame_usec) {
-        if (c->hello_timer)
-                (void) sd_event_source_set_time_relative(c->hello_timer, hello_usec);
+        connection_set_hello_limits(c, hello_usec, 0);
         c->frame_timeout = frame_usec;
+}
+
+void connection_set_hello_limits(Connection *c, uint64_t usec, uint64_t bytes) {
+        if (usec > 0) {
+                c->hello_timeout = usec;
+                if (c->hello_timer)
+                        (void) sd_event_source_set_time_relative(c->hello_timer, usec);
+        }
+        if (bytes > 0)
+                c->hello_bytes = bytes;
 }
 
 void *connection_userdata(const Connection *c) {

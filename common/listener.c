@@ -10,17 +10,11 @@
 
 #include "connection-internal.h"
 #include "fd-util.h"
-#include "hashmap.h"
+#include "gate.h"
 #include "resolver.h"
 #include "time-util.h"
 
-enum { ACCEPT_BURST = 32, CONNECTIONS_MAX = 10000, UNPROVEN_MAX = 64, BACKLOG = 1024, REST_MSEC = 100 };
-
-/* How many connections of one address have not shown yet who they are. */
-typedef struct Origin {
-        unsigned n;
-        char host[];
-} Origin;
+enum { ACCEPT_BURST = 32, CONNECTIONS_MAX = 10000, BACKLOG = 1024, REST_MSEC = 100 };
 
 /* Outlives listener_free() for as long as there are connections that it counts. */
 struct Listener {
@@ -32,7 +26,6 @@ struct Listener {
         ListenerOptions options;
         ListenerAccept accept;
         void *userdata;
-        Hashmap *origins;
         char *address;
         uint16_t port;
         ListenerStatistics statistics;
@@ -41,17 +34,14 @@ struct Listener {
 /* What a connection's watcher holds. */
 typedef struct Watch {
         Listener *listener;
-        Origin *origin; /* NULL once established */
+        bool waiting;  /* at the gate, with this ticket */
+        size_t ticket; /* of the gate */
 } Watch;
 
 static Listener *listener_unref(Listener *l) {
-        Origin *origin;
-
         if (!l || --l->n_ref > 0)
                 return NULL;
-        HASHMAP_FOREACH(origin, l->origins)
-                free(origin);
-        hashmap_free(l->origins);
+        gate_unref(l->options.gate);
         free(l->address);
         return mfree(l);
 }
@@ -67,87 +57,96 @@ Listener *listener_free(Listener *l) {
         return listener_unref(l);
 }
 
-static void origin_drop(Listener *l, Origin *origin) {
-        l->statistics.unproven--;
-        if (--origin->n > 0)
-                return;
-        (void) hashmap_remove(l->origins, origin->host);
-        free(origin);
-}
-
 static void on_connection(Connection *c, bool established, void *userdata) {
         Watch *watch = userdata;
+        Listener *l = watch->listener;
 
-        if (watch->origin)
-                origin_drop(watch->listener, watch->origin);
-        watch->origin = NULL;
+        if (watch->waiting) {
+                gate_leave(l->options.gate, watch->ticket);
+                if (!established)
+                        gate_count(l->options.gate, GATE_HELLO);
+        }
+        watch->waiting = false;
         if (established)
                 return;
-        watch->listener->statistics.open--;
-        listener_unref(watch->listener);
+        l->statistics.open--;
+        listener_unref(l);
         free(watch);
 }
 
-static int origin_get(Listener *l, const char *host, Origin **ret) {
-        Origin *origin = hashmap_get(l->origins, host);
-        size_t size = strlen(host) + 1;
-        int r;
+/* Asks the gate, before anything has been spent on the caller. Returns 0, -EUSERS. */
+static int listener_let_in(Listener *l, int fd, Watch *watch) {
+        struct sockaddr_storage address = { 0 };
+        socklen_t size = sizeof(address);
+        struct ucred who = { .uid = (uid_t) -1 };
+        GateOrigin origin;
 
-        if (!origin) {
-                origin = malloc(sizeof(Origin) + size);
-                if (!origin)
-                        return -ENOMEM;
-                origin->n = 0;
-                memcpy(origin->host, host, size);
-                r = hashmap_put(l->origins, origin->host, origin);
-                if (r < 0) {
-                        free(origin);
-                        return r;
-                }
+        if (getpeername(fd, (struct sockaddr *) &address, &size) < 0)
+                return -errno;
+        if (address.ss_family == AF_UNIX) {
+                size = sizeof(who);
+                if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &size) < 0)
+                        return -errno;
         }
-        *ret = origin;
-        return 0;
-}
-
-/* Counts a connection in. Returns -EUSERS when its address has too many that have not shown who they are. */
-static int listener_watch(Listener *l, Connection *c) {
-        _cleanup_(freep) Watch *watch = NULL;
-        Origin *origin;
-        int r;
-
-        watch = new0(Watch);
-        if (!watch)
-                return -ENOMEM;
-        r = origin_get(l, connection_peer_host(c), &origin);
-        if (r < 0)
-                return r;
-        if (origin->n >= l->options.unproven_per_address_max)
+        origin = gate_origin((struct sockaddr *) &address, who.uid);
+        if (gate_enter(l->options.gate, &origin, now_usec(CLOCK_MONOTONIC), &watch->ticket) != GATE_OPEN)
                 return -EUSERS;
-        origin->n++;
-        l->n_ref++;
-        l->statistics.unproven++;
-        l->statistics.open++;
-        watch->listener = l;
-        watch->origin = origin;
-        connection_set_watcher(c, on_connection, TAKE_PTR(watch));
+        watch->waiting = true;
         return 0;
 }
 
 static int listener_take(Listener *l, int fd_taken) {
         _cleanup_(connection_unrefp) Connection *c = NULL;
         _cleanup_(close_fdp) int fd = fd_taken;
+        _cleanup_(freep) Watch *watch = NULL;
+        Gate *gate = l->options.gate;
         int r;
 
-        if (l->statistics.open >= l->options.connections_max)
+        if (l->statistics.open >= l->options.connections_max) {
+                if (gate)
+                        gate_count(gate, GATE_RESOURCES);
                 return -EUSERS;
+        }
+        watch = new0(Watch);
+        if (!watch)
+                return -ENOMEM;
+        if (gate) {
+                r = listener_let_in(l, fd, watch);
+                if (r < 0)
+                        return r;
+        }
         r = connection_new_accepted(l->event, fd, l->options.handlers, NULL, &c);
-        if (r < 0)
+        if (r < 0) {
+                if (watch->waiting) {
+                        gate_leave(gate, watch->ticket);
+                        gate_count(gate, GATE_RESOURCES);
+                }
                 return r;
+        }
         TAKE_FD(fd);
-        r = listener_watch(l, c);
-        if (r < 0)
-                return r;
+        connection_set_hello_limits(c, l->options.hello_timeout, l->options.hello_bytes);
+        watch->listener = l;
+        l->n_ref++;
+        l->statistics.open++;
+        connection_set_watcher(c, on_connection, TAKE_PTR(watch));
         return l->accept(l, c, l->userdata);
+}
+
+int listener_peer_uid(const Connection *c, uid_t *ret) {
+        struct ucred who;
+        socklen_t size = sizeof(who);
+        int family;
+
+        if (c->fd < 0)
+                return -ENOTCONN;
+        if (getsockopt(c->fd, SOL_SOCKET, SO_DOMAIN, &family, &(socklen_t){ sizeof(family) }) < 0)
+                return -errno;
+        if (family != AF_UNIX)
+                return -ENOTSUP;
+        if (getsockopt(c->fd, SOL_SOCKET, SO_PEERCRED, &who, &size) < 0)
+                return -errno;
+        *ret = who.uid;
+        return 0;
 }
 
 static int on_rest(sd_event_source *source, uint64_t usec, void *userdata) {
@@ -167,6 +166,8 @@ static void listener_out_of_fds(Listener *l) {
         if (fd >= 0) {
                 close_fd(fd);
                 l->statistics.refused++;
+                if (l->options.gate)
+                        gate_count(l->options.gate, GATE_RESOURCES);
         }
         l->reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
         if (fd >= 0 && l->reserve >= 0)
@@ -227,10 +228,8 @@ int listener_new_from_fd(sd_event *event, int fd, const ListenerOptions *options
                 .userdata = userdata,
         };
         l->options.connections_max = options->connections_max ?: CONNECTIONS_MAX;
-        l->options.unproven_per_address_max = options->unproven_per_address_max ?: UNPROVEN_MAX;
-        r = hashmap_new(HASHMAP_STRING, &l->origins);
-        if (r < 0)
-                return r;
+        if (options->gate)
+                l->options.gate = gate_ref(options->gate);
         if (getsockname(fd, (struct sockaddr *) &address, &size) < 0)
                 return -errno;
         if (address.ss_family == AF_INET)

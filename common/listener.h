@@ -6,6 +6,7 @@
 #include <systemd/sd-event.h>
 
 #include "connection.h"
+#include "gate.h"
 #include "memory-util.h"
 
 /* A listening stream socket (TCP or UNIX) whose accepted sockets become connections. What a peer does never
@@ -15,7 +16,9 @@ typedef struct Listener Listener;
 typedef struct ListenerOptions {
         const ConnectionHandlers *handlers; /* of each connection */
         unsigned connections_max;           /* open ones in all; 0: 10,000 */
-        unsigned unproven_per_address_max;  /* not yet established ones of one peer address; 0: 64 */
+        Gate *gate;                         /* for those that have not said hello; NULL: none. Referenced. */
+        uint64_t hello_timeout;             /* µs from accepting to connection_established(); 0: 10 s */
+        uint64_t hello_bytes;               /* at most read before it; 0: what one frame may have */
         int backlog;                        /* 0: 1024 */
 } ListenerOptions;
 
@@ -35,13 +38,17 @@ int listener_new_from_fd(sd_event *event, int fd, const ListenerOptions *options
 Listener *listener_free(Listener *l);
 DEFINE_CLEANUP(Listener, listener_free);
 
-/* "0.0.0.0:7878", with the real port when 0 was asked for. */
+/* The user at the other end of a connection that came over a UNIX socket, from when it connected. Returns 0,
+ * -ENOTSUP for other sockets, -ENOTCONN when it is closed, -errno. */
+int listener_peer_uid(const Connection *c, uid_t *ret);
+
+/* "0.0.0.0:7878", with the real port when 0 was asked for; "unix:/run/clupy/master.sock". */
 const char *listener_address(const Listener *l);
 uint16_t listener_port(const Listener *l);
 
 typedef struct ListenerStatistics {
         uint64_t accepted,
                 refused; /* since the start; refused: over one of the limits or out of file descriptors */
-        unsigned open, unproven; /* now */
+        unsigned open;   /* now */
 } ListenerStatistics;
 const ListenerStatistics *listener_statistics(const Listener *l);

@@ -5,8 +5,10 @@
 #include <netinet/in.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 
 #include "fd-util.h"
+#include "gate.h"
 #include "listener.h"
 #include "resolver.h"
 #include "time-util.h"
@@ -91,12 +93,15 @@ static void stop(Listener *l) {
 }
 
 static void test_limits(void **state) {
-        const ListenerOptions options = { .handlers = &handlers,
-                                          .connections_max = 4,
-                                          .unproven_per_address_max = 3 };
-        Listener *l = start(&options);
-        const ListenerStatistics *statistics = listener_statistics(l);
+        const GateLimits limits = { .unproven_per_origin = 3, .unproven = 100, .rate = 1000, .burst = 1000 };
+        ListenerOptions options = { .handlers = &handlers, .connections_max = 4 };
+        const ListenerStatistics *statistics;
+        Listener *l;
         int fds[6];
+
+        assert_ok(gate_new(&limits, &options.gate));
+        l = start(&options);
+        statistics = listener_statistics(l);
 
         for (size_t i = 0; i < 4; i++)
                 fds[i] = call(l);
@@ -105,7 +110,7 @@ static void test_limits(void **state) {
         assert_true(is_turned_away(fds[3]));
         assert_false(is_turned_away(fds[0]));
         assert_int_equal(statistics->refused, 1);
-        assert_int_equal(statistics->unproven, 3);
+        assert_int_equal(gate_unproven(options.gate), 3);
 
         /* Those who have shown who they are do not count against their address, only in all. */
         connection_established(taken[0]);
@@ -116,14 +121,14 @@ static void test_limits(void **state) {
         assert_int_equal(n_taken, 4);
         assert_true(is_turned_away(fds[5]));
         assert_int_equal(statistics->open, 4);
-        assert_int_equal(statistics->unproven, 2);
+        assert_int_equal(gate_unproven(options.gate), 2);
 
         /* Who leaves makes room, established or not. */
         for (size_t i = 0; i < 3; i++)
                 close_fd(fds[i]);
         run_idle();
         assert_int_equal(statistics->open, 1);
-        assert_int_equal(statistics->unproven, 1);
+        assert_int_equal(gate_unproven(options.gate), 1);
         fds[0] = call(l);
         run_idle();
         assert_int_equal(statistics->open, 2);
@@ -134,7 +139,12 @@ static void test_limits(void **state) {
         assert_true(is_turned_away(fds[1]));
         assert_int_equal(statistics->open, 2);
         accept_result = 0;
+        assert_int_equal(gate_refused(options.gate, GATE_PER_ORIGIN), 1);
+        assert_int_equal(gate_refused(options.gate, GATE_RESOURCES), 1);
+        assert_int_equal(gate_refused(options.gate, GATE_HELLO),
+                         2); /* one left early, one was not accepted */
         stop(l);
+        gate_unref(options.gate);
         close_fd(fds[0]);
         close_fd(fds[1]);
         for (size_t i = 3; i < 6; i++)
@@ -175,9 +185,115 @@ static void test_out_of_fds(void **state) {
         close_fd(caller);
 }
 
+/* Who comes too fast is hung up on before anything is spent on it; a second later it may come again. */
+static void test_rate(void **state) {
+        const GateLimits limits = { .rate = 10, .burst = 2 };
+        ListenerOptions options = { .handlers = &handlers };
+        Listener *l;
+        int fds[4];
+
+        assert_ok(gate_new(&limits, &options.gate));
+        l = start(&options);
+        for (size_t i = 0; i < 4; i++)
+                fds[i] = call(l);
+        run_idle();
+        assert_int_equal(n_taken, 2);
+        assert_true(is_turned_away(fds[3]));
+        assert_int_equal(listener_statistics(l)->accepted, 2);
+        while (n_taken < 3) {
+                close_fd(fds[3]);
+                fds[3] = call(l);
+                run_idle();
+        }
+        stop(l);
+        assert_int_equal(gate_unproven(options.gate), 0);
+        gate_unref(options.gate);
+        for (size_t i = 0; i < 4; i++)
+                close_fd(fds[i]);
+}
+
+/* Silence, and talk without end, before the hello. */
+static void test_hello_limits(void **state) {
+        const GateLimits limits = { .unproven = 10 };
+        ListenerOptions options = { .handlers = &handlers, .hello_timeout = 50 * USEC_PER_MSEC };
+        char talk[64 << 10] = { 0 };
+        Listener *l;
+        int fd;
+
+        assert_ok(gate_new(&limits, &options.gate));
+        l = start(&options);
+        fd = call(l);
+        for (unsigned i = 0; i < 100 && gate_refused(options.gate, GATE_HELLO) == 0; i++)
+                assert_ok(sd_event_run(event, 50 * USEC_PER_MSEC));
+        run_idle();
+        assert_true(is_turned_away(fd));
+        assert_int_equal(n_taken, 0);
+        close_fd(fd);
+        stop(l);
+
+        options.hello_timeout = 0;
+        options.hello_bytes = 4096;
+        l = start(&options);
+        fd = call(l);
+        /* A frame that has begun, so that it is the number of bytes that counts. */
+        memcpy(talk, "CLPY\x01\x01\x00\x00\x00\x40\x00\x00", 12);
+        assert_true(send(fd, talk, sizeof(talk), MSG_NOSIGNAL) > 4096);
+        run_idle();
+        assert_int_equal(n_taken, 0);
+        assert_int_equal(gate_refused(options.gate, GATE_HELLO), 2);
+        close_fd(fd);
+
+        /* Who has been accepted may say more. */
+        fd = call(l);
+        run_idle();
+        assert_int_equal(n_taken, 1);
+        connection_established(taken[0]);
+        assert_true(send(fd, talk, sizeof(talk), MSG_NOSIGNAL) > 4096);
+        run_idle();
+        assert_int_equal(gate_refused(options.gate, GATE_HELLO), 2);
+        stop(l);
+        gate_unref(options.gate);
+        close_fd(fd);
+}
+
+/* A UNIX socket says who calls. */
+static void test_unix(void **state) {
+        const GateLimits limits = { .unproven_per_origin = 1 };
+        ListenerOptions options = { .handlers = &handlers };
+        char *directory = test_directory();
+        struct sockaddr_un address = { .sun_family = AF_UNIX };
+        uid_t uid = 1;
+        Listener *l;
+        int fds[2];
+
+        snprintf(address.sun_path, sizeof(address.sun_path), "%s/socket", directory);
+        assert_ok(sd_event_new(&event));
+        assert_ok(gate_new(&limits, &options.gate));
+        assert_ok(listener_new(event, (struct sockaddr *) &address, sizeof(address), &options, on_accept,
+                               NULL, &l));
+        assert_memory_equal(listener_address(l), "unix:/", 6);
+        for (size_t i = 0; i < 2; i++) {
+                fds[i] = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+                assert_ok(connect(fds[i], (struct sockaddr *) &address, sizeof(address)));
+                run_idle();
+        }
+        assert_int_equal(n_taken, 1);
+        assert_ok(listener_peer_uid(taken[0], &uid));
+        assert_int_equal(uid, getuid());
+        assert_int_equal(gate_refused(options.gate, GATE_PER_ORIGIN), 1);
+        stop(l);
+        gate_unref(options.gate);
+        close_fd(fds[0]);
+        close_fd(fds[1]);
+        test_directory_remove(directory);
+}
+
 int main(void) {
-        const struct CMUnitTest tests[] = { cmocka_unit_test(test_limits),
-                                            cmocka_unit_test(test_out_of_fds) };
+        const struct CMUnitTest tests[] = {
+                cmocka_unit_test(test_limits), cmocka_unit_test(test_out_of_fds),
+                cmocka_unit_test(test_rate),   cmocka_unit_test(test_hello_limits),
+                cmocka_unit_test(test_unix),
+        };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
 }
