@@ -5,14 +5,16 @@
 #include <unistd.h>
 
 #include "fd-util.h"
+#include "sandbox-switch.h"
 #include "sandbox.h"
 
 /* Makes an init for each attempt, in namespaces of its own. It never runs anything of a stranger's, and its
  * uid is not mapped inside, so that the zygote, which may take any mapped one, can neither signal nor trace
  * it. */
 void builder_main(int socket, bool host_network) {
-        const uint64_t flags =
-                CLONE_PARENT | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | (host_network ? 0 : CLONE_NEWNET);
+        const uint64_t flags = CLONE_PARENT | (SANDBOX_IS_OFF ? 0
+                                                              : CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC |
+                                                                        (host_network ? 0 : CLONE_NEWNET));
 
         sandbox_title_set("clupy-builder");
         for (;;) {

@@ -5,6 +5,7 @@
 #include "daemon.h"
 #include "log.h"
 #include "manager.h"
+#include "sandbox-switch.h"
 
 static const DaemonProgram program = {
         .name = "clupy-launcher",
@@ -25,6 +26,8 @@ int main(int argc, char *argv[]) {
 
         if (r != DAEMON_GO_ON)
                 return r;
+        if (SANDBOX_IS_OFF)
+                log_warning("This is the launcher of the tests: its tasks run as root, without any sandbox");
         r = manager_new(&manager);
         if (r < 0)
                 return log_oom(), EXIT_FAILURE;

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "fd-util.h"
+#include "sandbox-switch.h"
 
 /* A fresh exec, so that what runs in the hostile program's namespaces shares no address layout with another.
  */
@@ -48,7 +49,7 @@ int main(int argc, char *argv[]) {
                 spawner_main();
         if (argc == 2 && streq(argv[1], "stage"))
                 stage_main();
-        static const char message[] = "clupy-sandbox is started by clupy-launcher alone\n";
+        static const char message[] = SANDBOX_PROGRAM " is started by its launcher alone\n";
         (void) !write(STDERR_FILENO, message, sizeof(message) - 1);
         return EXIT_FAILURE;
 }

@@ -16,6 +16,7 @@
 #include "log.h"
 #include "message-socket.h"
 #include "sandbox-protocol.h"
+#include "sandbox-switch.h"
 #include "zygote.h"
 
 struct Spawner {
@@ -34,7 +35,7 @@ _noreturn_ static void exec_spawner(int socket) {
         (void) sigemptyset(&set);
         (void) sigprocmask(SIG_SETMASK, &set, NULL);
         if (fds_arrange(SANDBOX_CONTROL_FD, kept, 1) >= 0)
-                (void) execve(CLUPY_PROGRAM_DIR "/clupy-sandbox", arguments, variables);
+                (void) execve(CLUPY_PROGRAM_DIR "/" SANDBOX_PROGRAM, arguments, variables);
         _exit(127);
 }
 
@@ -108,8 +109,8 @@ static int on_exit_of_spawner(sd_event_source *source, int fd, uint32_t events, 
         siginfo_t information = {};
 
         (void) waitid(P_PIDFD, (id_t) fd, &information, WEXITED);
-        log_error("%s/clupy-sandbox ended (status %d); nothing can be started without it", CLUPY_PROGRAM_DIR,
-                  information.si_status);
+        log_error("%s ended (status %d); nothing can be started without it",
+                  CLUPY_PROGRAM_DIR "/" SANDBOX_PROGRAM, information.si_status);
         daemon_exit(spawner->manager->daemon, EXIT_FAILURE);
         return 0;
 }

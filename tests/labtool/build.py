@@ -85,6 +85,17 @@ def build_release() -> Path:
         return stage
 
 
+def build_sandbox_off() -> list[Path]:
+    """Builds the launcher whose tasks run without any sandbox, and its helper; both belong into the folder of the others,
+    for as long as a test needs them. Raises LabError."""
+    dependencies.ensure_build()
+    with locked("sandbox-off") as directory:
+        configure(directory, ["--buildtype=debugoptimized", "-Dtests=false", "-Dsandbox_off=true"])
+        programs = [directory / "agent/launcher" / name for name in ("clupy-launcher-off", "clupy-sandbox-off")]
+        compile_all(directory, [str(program.relative_to(directory)) for program in programs])
+        return programs
+
+
 def build_or_last() -> Path | None:
     """As build_release(), but a tree that does not build gives the last one that did, or None, and says so."""
     try:

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What strangers' code can do on a node: from a task, and from a package's import in the zygote. Through the launcher alone.
 
-Each attack has its control: the same native call by root outside of any sandbox must succeed, else it shows nothing."""
+Each attack has its control: the same native call by a task of a launcher that makes no sandbox (a program of the tests,
+which is never installed) must succeed, else it shows nothing."""
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import subprocess
 from collections.abc import Iterator
@@ -12,13 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from labtool import build
 
 if TYPE_CHECKING:
     from labtool.lab import Lab
     from labtool.node import Node
 
 AGENTS = 1
-PACKAGES = "/usr/lib/clupy/python"
+PROGRAMS = "/usr/lib/clupy"
+PACKAGES = f"{PROGRAMS}/python"
 HERE = Path(__file__).parent
 
 # A service of the node that a task must not reach, over TCP and an abstract socket; runs until its input ends.
@@ -45,7 +50,13 @@ task = client.start(space["task"], **options)
 if cancel:
     client.wait_for(lambda e: e.op == Op.PROGRESS, timeout)
     client.stop(task, grace=0.2)
-event = client.wait_for(lambda e: e.op in (Op.ENDED, Op.REFUSED), timeout)
+while True:
+    try:
+        event = client.wait_for(lambda e: e.op in (Op.ENDED, Op.REFUSED), timeout)
+        break
+    except ConnectionError:  # the task itself took the launcher's socket: only without a sandbox
+        client = connected(owner)
+        client.request(Op.LIST)
 client.release(task)
 value = event.value if event.outcome in (1, 2) else None
 if event.outcome == 2:
@@ -53,6 +64,8 @@ if event.outcome == 2:
 print(json.dumps({"op": event.op.name, "outcome": event.outcome.name, "status": event.status, "detail": event.detail,
                   "text": event.text, "unit": event.unit, "limit": event.limit, "peak": event.peak, "value": value}))
 """
+
+ATTACK = "def task():\n    import attacks\n    return attacks.RESULTS\n"
 
 # What tasks have left behind on the node, and which launcher says so.
 REMAINS = """
@@ -89,11 +102,9 @@ def node(lab: Lab) -> Iterator[Node]:
     service = node.popen(["python3", "-c", SERVICE], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert service.stdout is not None and service.stdin is not None
     port = int(service.stdout.readline())
-    launcher = int(node.run(["systemctl", "show", "--property=MainPID", "--value", "clupy-launcher"]).stdout)
     node.write(f"{PACKAGES}/attacks.py", (HERE / "attacks.py").read_text())
-    node.write(f"{PACKAGES}/targets.json", json.dumps({"launcher": launcher, "tcp": ["127.0.0.1", port],
-                                                       "abstract": "clupy-test-abstract"}))
-    node.run(["chmod", "0644", f"{PACKAGES}/attacks.py", f"{PACKAGES}/targets.json"])
+    node.run(["chmod", "0644", f"{PACKAGES}/attacks.py"])
+    write_targets(node, "clupy-launcher", port)
     yield node
     service.stdin.close()
     service.wait(10)
@@ -102,11 +113,52 @@ def node(lab: Lab) -> Iterator[Node]:
     node.run(["systemctl", "start", "clupy-agent.service"])
 
 
+def write_targets(node: Node, launcher: str, port: int | None = None) -> None:
+    """Tells the attacks of a launcher's unit, and of the service's port."""
+    old = node.run(["cat", f"{PACKAGES}/targets.json"], check=False).stdout
+    targets = json.loads(old) if old else {"abstract": "clupy-test-abstract"}
+    targets["launcher"] = int(node.run(["systemctl", "show", "--property=MainPID", "--value", launcher]).stdout)
+    if port is not None:
+        targets["tcp"] = ["127.0.0.1", port]
+    node.write(f"{PACKAGES}/targets.json", json.dumps(targets))
+    node.run(["chmod", "0644", f"{PACKAGES}/targets.json"])
+
+
+def send_program(node: Node, program: Path) -> None:
+    text = base64.b64encode(gzip.compress(program.read_bytes())).decode()
+    node.run(["sh", "-c", 'base64 --decode | gunzip > "$1" && chmod 0755 "$1"', "sh", f"{PROGRAMS}/{program.name}"],
+             input=text)
+
+
 @pytest.fixture(scope="module")
-def control(node: Node) -> dict[str, str]:
-    """What root can do without a sandbox."""
-    process = node.run(["python3", f"{PACKAGES}/attacks.py"], timeout=60)
-    result: dict[str, str] = json.loads(process.stdout)
+def off(node: Node) -> Iterator[dict[str, Any]]:
+    """What came of every attack in tasks without any sandbox, from another launcher in the place of the node's."""
+    programs = build.build_sandbox_off()
+    for program in programs:
+        send_program(node, program)
+    node.run(["systemctl", "stop", "clupy-launcher.service"])
+    results: dict[str, Any] = {}
+    try:
+        node.run(["systemd-run", "--unit=clupy-launcher-off", "--service-type=notify", "--property=LimitNOFILE=524288",
+                  f"{PROGRAMS}/clupy-launcher-off"])
+        write_targets(node, "clupy-launcher-off")
+        results["attacks"] = run(node, ATTACK, "attacker")
+        for name in FATAL:
+            results[name] = run(node, fatal_call(name), "attacker")
+        for table in OTHER_TABLES:
+            results[table] = run(node, machine_code(table), "attacker")
+    finally:
+        node.run(["systemctl", "stop", "clupy-launcher-off.service"], check=False)
+        node.run(["rm", "-rf", "/tmp/work", *(f"{PROGRAMS}/{program.name}" for program in programs)])
+        node.run(["systemctl", "start", "clupy-launcher.service"])
+        write_targets(node, "clupy-launcher")
+    yield results
+
+
+@pytest.fixture(scope="module")
+def control(off: dict[str, Any]) -> dict[str, str]:
+    """What a task can do without a sandbox."""
+    result: dict[str, str] = off["attacks"]["value"]
     return result
 
 
@@ -129,8 +181,18 @@ def test_every_attack_works_without_a_sandbox(control: dict[str, str]) -> None:
     assert {name: result for name, result in control.items() if result != "done"} == {}
 
 
+def test_the_nodes_own_launcher_cannot_do_without_a_sandbox(node: Node) -> None:
+    """What the tests' launcher can is compiled into it: there is nothing in the others that could be switched."""
+    for program in build.build_sandbox_off():
+        assert node.run(["test", "-e", f"{PROGRAMS}/{program.name}"], check=False).returncode != 0
+        assert b"clupy-sandbox-off" in program.read_bytes(), "else its absence below would show nothing"
+    for name in ("clupy-launcher", "clupy-sandbox"):
+        found = node.run(["grep", "--count", "--text", "clupy-sandbox-off", f"{PROGRAMS}/{name}"], check=False)
+        assert found.stdout.strip() == "0", name
+
+
 def test_a_task_gets_nothing(node: Node, control: dict[str, str]) -> None:
-    result = run(node, "def task():\n    import attacks\n    return attacks.RESULTS\n", "task-attacker")
+    result = run(node, ATTACK, "task-attacker")
     assert result["outcome"] == "VALUE", result
     assert set(result["value"]) == set(control)
     assert successes(result["value"]) == set(), result["value"]
@@ -184,13 +246,15 @@ FATAL = {"bpf": 321, "keyctl": 250, "add_key": 248, "perf_event_open": 298, "use
          "kexec_load": 246, "open_by_handle_at": 304, "swapon": 167}
 
 
+def fatal_call(name: str) -> str:
+    return f"def task():\n    import ctypes\n    return ctypes.CDLL(None).syscall({FATAL[name]}, -1, -1, -1, -1, -1)\n"
+
+
 @pytest.mark.parametrize("name", FATAL)
-def test_calls_that_end_a_task_are_named(node: Node, name: str) -> None:
-    source = f"def task():\n    import ctypes\n    return ctypes.CDLL(None).syscall({FATAL[name]}, -1, -1, -1, -1, -1)\n"
-    result = run(node, source)
+def test_calls_that_end_a_task_are_named(node: Node, off: dict[str, Any], name: str) -> None:
+    result = run(node, fatal_call(name))
     assert (result["outcome"], result["status"], result["detail"]) == ("SYSCALL", FATAL[name], name), result
-    outside = node.run(["python3", "-c", source + "print(task())"]).stdout
-    assert outside.strip() == "-1"  # outside the kernel only says that the arguments make no sense
+    assert off[name]["value"] == -1, off[name]  # there the kernel only says that the arguments make no sense
 
 
 # The i386 table by `int 0x80` (20 is getpid there), the x32 table by its bit in the number.
@@ -208,16 +272,19 @@ def task():
 """
 
 
+def machine_code(table: str) -> str:
+    return MACHINE_CODE.format(code=OTHER_TABLES[table])
+
+
 @pytest.mark.parametrize("table", OTHER_TABLES)
-def test_other_system_call_tables(node: Node, table: str) -> None:
-    source = MACHINE_CODE.format(code=OTHER_TABLES[table])
-    outcome = run(node, source)
+def test_other_system_call_tables(node: Node, off: dict[str, Any], table: str) -> None:
+    outcome = run(node, machine_code(table))
     assert outcome["outcome"] in ("SYSCALL", "SIGNAL") and outcome["detail"] != "", outcome
     if outcome["outcome"] == "SIGNAL":
         assert outcome["detail"] == "SIGSYS", outcome
-    # Outside it is only a call: answered, or not there in this kernel.
-    outside = node.run(["python3", "-c", source + "print(task())"], check=False)
-    assert outside.returncode in (0, -11, 139), outside
+    # Without a sandbox it is only a call: answered, or not there in this kernel.
+    outside = off[table]
+    assert outside["outcome"] == "VALUE" or (outside["outcome"], outside["detail"]) == ("SIGNAL", "SIGSEGV"), outside
 
 
 INHERITED = """
