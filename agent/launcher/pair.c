@@ -352,8 +352,10 @@ static int on_task_exit(sd_event_source *source, int fd, uint32_t events, void *
         (void) waitid(P_PIDFD, (id_t) fd, &information, WEXITED | WNOWAIT | __WALL);
         bytes_add(&pair->bytes, pair->task_pid);
         cgroup_read_figures(&pair->cgroup, &pair->figures);
-        if (pair->state == PAIR_RUNNING && pair->init_pidfd >= 0 && process_is_exiting(pair->init_pid))
-                pair->sandbox_broke = true; /* somebody killed the init, and the kernel the rest with it */
+        /* Somebody killed the init or the anchor, and the kernel the rest with it, in any order. */
+        if (pair->state == PAIR_RUNNING && pair->init_pidfd >= 0 &&
+            (process_is_exiting(pair->init_pid) || zygote_is_collapsing(pair->zygote)))
+                pair->sandbox_broke = true;
         /* Reaped before the init is waited for: a dying PID 1 waits for zombies whose parent is elsewhere.
          */
         (void) waitid(P_PIDFD, (id_t) fd, &information, WEXITED | __WALL);

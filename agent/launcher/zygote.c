@@ -186,12 +186,13 @@ static int on_process_exit(sd_event_source *source, int fd, uint32_t events, voi
                     zygote->state != ZYGOTE_STARTING) {
                         (void) snprintf(zygote->why, sizeof(zygote->why), "%s", why);
                         log_warning("Zygote %s of %s: %s", zygote->token, zygote->key.owner, why);
+                        /* First, so that no attempt whose pair goes now is tried with this one again. */
+                        zygote_set_state(zygote, ZYGOTE_DRAINING);
                         for (unsigned i = 0; i < PAIRS_MAX; i++)
                                 if (zygote->manager->pairs[i] && zygote->manager->pairs[i]->zygote == zygote)
                                         pair_zygote_gone(zygote->manager->pairs[i],
                                                          which == ZYGOTE_PROCESS_BUILDER,
                                                          which == ZYGOTE_PROCESS_ZYGOTE);
-                        zygote_set_state(zygote, ZYGOTE_DRAINING);
                 } else
                         zygote_fail(zygote, why);
                 return 0;
@@ -351,6 +352,12 @@ void zygote_pair_gone(Zygote *zygote) {
                 zygote_set_state(zygote, ZYGOTE_DEAD);
         else
                 zygote_maybe_free(zygote);
+}
+
+bool zygote_is_collapsing(const Zygote *zygote) {
+        pid_t anchor = zygote->pids[ZYGOTE_PROCESS_ANCHOR];
+
+        return anchor > 0 && process_is_exiting(anchor);
 }
 
 bool zygote_owns_pid(const Zygote *zygote, pid_t pid) {

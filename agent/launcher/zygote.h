@@ -89,4 +89,8 @@ void zygote_distrust(Zygote *zygote, const char *why);
 /* It did what it must not: all that is left of it ends. */
 void zygote_fail(Zygote *zygote, const char *why);
 
+/* Whether its anchor is ending, and the kernel with it all that lives in it. It stays to be seen until the
+ * last task is reaped. */
+bool zygote_is_collapsing(const Zygote *zygote);
+
 bool zygote_owns_pid(const Zygote *zygote, pid_t pid);

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -405,16 +406,44 @@ def trusted_processes_may_die() -> None:
     started(client, task)
     for pid in processes("clupy-init"):
         os.kill(pid, signal.SIGKILL)
-    assert ended(client, task).outcome == Outcome.INFRASTRUCTURE
+    event = ended(client, task)
+    assert event.outcome == Outcome.INFRASTRUCTURE, event
     client.release(task)
-    task = client.start(f_sleep, 30)
-    started(client, task)
+    tasks = [client.start(f_sleep, 30) for _ in range(12)]
+    for task in tasks:
+        started(client, task)
+    for pid in processes("clupy-init"):  # the kernel ends them all at once: let these be the last
+        os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
     for pid in processes("clupy-anchor"):
         os.kill(pid, signal.SIGKILL)
-    assert ended(client, task).outcome == Outcome.INFRASTRUCTURE
-    client.release(task)
+    for task in tasks:
+        event = ended(client, task)
+        assert event.outcome == Outcome.INFRASTRUCTURE, event
+        client.release(task)
     assert client.run(f_value, 1).value == 1
     eventually(lambda: not units("clupy-task-*.scope"), "scopes are left")
+
+
+@check
+def an_order_to_a_process_that_dies_is_given_again() -> None:
+    """The end of a zygote or a builder that has an order costs no call: the next try goes to another one."""
+    client = fresh()
+    for name, made in (("clupy-builder", 0), ("clupy-zygote", 1)):
+        assert client.run(f_value, 1).value == 1, name  # there is one, and it waits
+        eventually(lambda: not processes("clupy-init"), "inits are left")
+        victims = processes(name)
+        assert victims, name
+        for pid in victims:
+            os.kill(pid, signal.SIGSTOP)
+        task = client.start(f_value, 2)
+        client.request(Op.LIST)
+        client.wait_for(lambda e: e.op == Op.LIST_END)  # the launcher has given the first order
+        eventually(lambda n=made: len(processes("clupy-init")) == n, "the other one was not ordered")  # type: ignore[misc]
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
+        event = ended(client, task)
+        assert event.outcome == Outcome.VALUE and event.value == 2, (name, event)
+        client.release(task)
 
 
 @check
@@ -449,7 +478,9 @@ def main() -> int:
             print(f"ok    {name} ({time.monotonic() - begin:.1f} s)", flush=True)
         except Exception as error:  # an assertion, or the launcher hung up
             failed += 1
-            print(f"FAIL  {name} ({time.monotonic() - begin:.1f} s): {type(error).__name__}: {str(error)[:1500]}", flush=True)
+            frame = next(frame for frame in traceback.extract_tb(error.__traceback__) if frame.name == name)
+            text = str(error)[:1500] or type(error).__name__
+            print(f"FAIL  {name} ({time.monotonic() - begin:.1f} s), line {frame.lineno}, {frame.line}: {text}", flush=True)
     return 1 if failed else 0
 
 

@@ -74,7 +74,10 @@ def node(lab: Lab) -> Iterator[Node]:
 @pytest.mark.parametrize("name", CHECKS)
 def test_check(node: Node, name: str) -> None:
     process = node.run(["python3", "/src/tests/lab/core/launcher_checks.py", name], check=False, timeout=240)
-    assert process.returncode == 0, process.stdout + process.stderr
+    said = (process.stdout + process.stderr).strip()
+    # The first line of the message is all that the short summary shows.
+    first = next((line for line in said.splitlines() if line.startswith("FAIL")), f"exit {process.returncode}")
+    assert process.returncode == 0, f"{first}\n{said}"
 
 
 @pytest.mark.parametrize("who, groups, answer", [
