@@ -35,7 +35,7 @@ def test_no_master() -> None:
     client = clupy.Client(f"clupy://127.0.0.1:{port}")
     with pytest.raises(clupy.ConnectError, match=f"127.0.0.1:{port}.*nothing listens.*start one") as caught:
         client.parallel(same)(1)
-    assert time.monotonic() - begin < 1 and caught.value.tried[0][:2] == ("127.0.0.1", port)
+    assert time.monotonic() - begin < 2 and caught.value.tried[0][:2] == ("127.0.0.1", port)
     with FakeMaster() as master:  # the same client, once there is one
         client._master = _config.Master((("127.0.0.1", master.port),), "test")
         client._session = None
@@ -49,7 +49,7 @@ def test_nobody_answers() -> None:
         begin = time.monotonic()
         with pytest.raises(clupy.ConnectError, match=f"127.0.0.1:{port}"):
             clupy.Client(f"127.0.0.1:{port}").parallel(same)(1)
-        assert 2 < time.monotonic() - begin < 5
+        assert 2 < time.monotonic() - begin < 10
     with pytest.raises(clupy.ConnectError, match=r"no-such-host.invalid:7878: no such host"):
         clupy.Client("no-such-host.invalid").parallel(same)(1)
 
