@@ -152,9 +152,8 @@ void attempt_task_exited(Attempt *attempt, const siginfo_t *information) {
         attempt_set_state(attempt, ATTEMPT_ENDING);
 }
 
-/* All of its processes are reaped: what it used is final. */
-void attempt_pair_ended(Attempt *attempt) {
-        const Pair *pair = attempt->pair;
+/* All of its processes are reaped, or can do nothing more: what it used is final. */
+void attempt_pair_ended(Attempt *attempt, const Pair *pair) {
         const EndFacts facts = {
                 .ordered = (OutcomeKind) attempt->ordered,
                 .refused = attempt->refused,

@@ -215,7 +215,9 @@ static void go(Attempt *attempt) {
         attempt->timeout_at_usec = attempt->start.timeout_usec
                                            ? usec_add(attempt->started_usec, attempt->start.timeout_usec)
                                            : USEC_INFINITY;
-        r = hand_over(attempt);
+        r = attempt->start.cpu_time_max_usec > 0 ? pair_count_cpu(pair) : 0;
+        if (r >= 0)
+                r = hand_over(attempt);
         if (r >= 0)
                 r = arm_limit(attempt);
         if (r >= 0)
@@ -585,6 +587,12 @@ void attempt_message(Attempt *attempt, const TaskMessage *message, int fd) {
         attempt->retry = kind == OUTCOME_EXCEPTION && message->retry != 0;
         (void) snprintf(attempt->result_detail, sizeof(attempt->result_detail), "%.*s",
                         (int) sizeof(message->detail) - 1, message->detail);
+        /* To end a process takes longer than most functions: where nothing can come of it, nobody waits. */
+        if (attempt->state == ATTEMPT_RUNNING && attempt->ordered == OUTCOME_NONE && !attempt->refused &&
+            pair_leave(attempt->pair)) {
+                attempt_pair_ended(attempt, attempt->pair);
+                return;
+        }
         (void) sd_event_add_time_relative(attempt->manager->event, &attempt->result_timer, CLOCK_MONOTONIC,
                                           RESULT_EXIT_TIMEOUT, 0, on_result_late, attempt);
 }

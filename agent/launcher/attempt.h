@@ -81,7 +81,7 @@ void attempt_pair_ready(Attempt *attempt);
 void attempt_pair_failed(Attempt *attempt, const char *why, bool environment);
 void attempt_message(Attempt *attempt, const TaskMessage *message, int fd);
 void attempt_task_exited(Attempt *attempt, const siginfo_t *information);
-void attempt_pair_ended(Attempt *attempt);
+void attempt_pair_ended(Attempt *attempt, const Pair *pair);
 void attempt_refused(Attempt *attempt, int number, uint32_t architecture);
 
 /* From the lease. */

@@ -3,6 +3,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +17,8 @@
 #include "text-file.h"
 
 /* The controllers apart (v1, hybrid). systemd makes no freezer cgroup, and no cpuacct one where that is
- * mounted apart from cpu: those are ours, at /clupy/TOKEN. */
+ * mounted apart from cpu: those are ours, at /clupy/TOKEN. Each costs two moves and a removal, for which the
+ * kernel waits, so they are made for the few that are frozen or whose CPU time is limited. */
 
 #define FREEZER CGROUP_ROOT "/freezer/clupy"
 #define CPUACCT CGROUP_ROOT "/cpuacct/clupy"
@@ -33,41 +35,35 @@ static int prepare(void) {
         return r == -ENOENT ? 0 : r; /* then there are no figures for CPU time */
 }
 
-/* Both processes by hand: a child is born where its parent is, and that is the zygote's cgroup. */
-static int join(const char *root, const char *token, pid_t init, pid_t task) {
+static int attach(Cgroup *cgroup, const char *proc_cgroup) {
         char path[CGROUP_PATH_SIZE];
-        int r;
 
-        (void) snprintf(path, sizeof(path), "%s/%s", root, token);
-        if (mkdir(path, 0755) < 0)
-                return -errno;
-        r = text_file_write_number((uint64_t) init, "%s/cgroup.procs", path);
-        if (r >= 0)
-                r = text_file_write_number((uint64_t) task, "%s/cgroup.procs", path);
-        return r;
-}
-
-static int attach(Cgroup *cgroup, const char *proc_cgroup, pid_t init, pid_t task) {
-        char path[CGROUP_PATH_SIZE];
-        int r;
-
-        cgroup->own_freezer = true;
-        r = join(FREEZER, cgroup->token, init, task);
-        if (r < 0)
-                return r;
         if (text_cgroup_path(proc_cgroup, "cpuacct", path, sizeof(path)) < 0)
                 return 0;
         const char *last = strrchr(cgroup->path, '/'), *here = strrchr(path, '/');
-        if (last && here && streq(last, here)) { /* mounted with cpu, systemd made it */
+        if (last && here && streq(last, here)) /* mounted with cpu, systemd made it */
                 (void) snprintf(cgroup->cpuacct, sizeof(cgroup->cpuacct), "%s", path);
+        return 0;
+}
+
+/* Both processes by hand: a child is born where its parent is, and that is the zygote's cgroup. */
+static int count_cpu(Cgroup *cgroup) {
+        char path[CGROUP_PATH_SIZE];
+        int r;
+
+        if (cgroup->cpuacct[0])
                 return 0;
-        }
-        cgroup->own_cpuacct = true;
-        r = join(CPUACCT, cgroup->token, init, task);
+        (void) snprintf(path, sizeof(path), CPUACCT "/%s", cgroup->token);
+        r = make_folder(path);
         if (r < 0)
                 return r;
-        (void) snprintf(cgroup->cpuacct, sizeof(cgroup->cpuacct), "/clupy/%s", cgroup->token);
-        return 0;
+        cgroup->own_cpuacct = true;
+        r = text_file_write_number((uint64_t) cgroup->init, "%s/cgroup.procs", path);
+        if (r >= 0)
+                r = text_file_write_number((uint64_t) cgroup->task, "%s/cgroup.procs", path);
+        if (r >= 0)
+                (void) snprintf(cgroup->cpuacct, sizeof(cgroup->cpuacct), "/clupy/%s", cgroup->token);
+        return r;
 }
 
 static void read_figures(const Cgroup *cgroup, CgroupFigures *ret) {
@@ -89,8 +85,74 @@ static void read_figures(const Cgroup *cgroup, CgroupFigures *ret) {
         }
 }
 
-static int freeze(const Cgroup *cgroup, bool frozen) {
-        return text_file_write(frozen ? "FROZEN" : "THAWED", FREEZER "/%s/freezer.state", cgroup->token);
+static int count_tasks(const Cgroup *cgroup) {
+        char text[64];
+        uint64_t n;
+        int r = text_file_read(text, sizeof(text), CGROUP_ROOT "/pids%s/pids.current", cgroup->path);
+
+        if (r < 0)
+                return r;
+        return text_number(text, &n) && n <= INT_MAX ? (int) n : -EBADMSG;
+}
+
+/* Calls the function for each process in the folder. Returns how many there are. */
+static unsigned for_each_process(const char *folder, void (*function)(pid_t pid, const char *token),
+                                 const char *token) {
+        char path[CGROUP_PATH_SIZE + 32], line[32];
+        unsigned n = 0;
+
+        (void) snprintf(path, sizeof(path), "%s/cgroup.procs", folder);
+        _cleanup_(fclosep) FILE *f = fopen(path, "re");
+        while (f && fgets(line, sizeof(line), f)) {
+                long pid = strtol(line, NULL, 10);
+                if (pid <= 1)
+                        continue;
+                n++;
+                if (function)
+                        function((pid_t) pid, token);
+        }
+        return n;
+}
+
+static void move_into_freezer(pid_t pid, const char *token) {
+        (void) text_file_write_number((uint64_t) pid, FREEZER "/%s/cgroup.procs", token);
+}
+
+/* Until nobody is left outside: who was forked while the others were moved. Who is inside is frozen and
+ * forks no more. A zombie is never moved, so it ends as well when nothing changes. */
+static void gather_in_freezer(const Cgroup *cgroup) {
+        char scope[CGROUP_PATH_SIZE + 32], folder[CGROUP_PATH_SIZE];
+        unsigned all_before = 0, inside_before = 0;
+
+        (void) snprintf(scope, sizeof(scope), CGROUP_ROOT "/memory%s", cgroup->path);
+        (void) snprintf(folder, sizeof(folder), FREEZER "/%s", cgroup->token);
+        for (;;) {
+                unsigned all = for_each_process(scope, move_into_freezer, cgroup->token);
+                unsigned inside = for_each_process(folder, NULL, NULL);
+                if (inside >= all || (inside == inside_before && all == all_before))
+                        return;
+                inside_before = inside;
+                all_before = all;
+        }
+}
+
+static int freeze(Cgroup *cgroup, bool frozen) {
+        char folder[CGROUP_PATH_SIZE];
+        int r;
+
+        (void) snprintf(folder, sizeof(folder), FREEZER "/%s", cgroup->token);
+        if (!cgroup->own_freezer) {
+                if (!frozen)
+                        return 0;
+                r = make_folder(folder);
+                if (r < 0)
+                        return r;
+                cgroup->own_freezer = true;
+        }
+        r = text_file_write(frozen ? "FROZEN" : "THAWED", "%s/freezer.state", folder);
+        if (r >= 0 && frozen)
+                gather_in_freezer(cgroup);
+        return r;
 }
 
 static void remove_own(Cgroup *cgroup) {
@@ -108,16 +170,8 @@ static void remove_own(Cgroup *cgroup) {
         }
 }
 
-static void kill_all(const char *folder) {
-        char path[CGROUP_PATH_SIZE + 16], line[32];
-
-        (void) snprintf(path, sizeof(path), "%s/cgroup.procs", folder);
-        _cleanup_(fclosep) FILE *f = fopen(path, "re");
-        while (f && fgets(line, sizeof(line), f)) {
-                long pid = strtol(line, NULL, 10);
-                if (pid > 1)
-                        (void) kill((pid_t) pid, SIGKILL);
-        }
+static void kill_process(pid_t pid, const char *token) {
+        (void) kill(pid, SIGKILL);
 }
 
 static unsigned sweep_in(const char *root, bool (*known)(const char *token, void *userdata),
@@ -134,7 +188,7 @@ static unsigned sweep_in(const char *root, bool (*known)(const char *token, void
                     entry->d_name[CGROUP_TOKEN_SIZE - 1] != '\0' || known(entry->d_name, userdata))
                         continue;
                 (void) snprintf(path, sizeof(path), "%s/%.*s", root, CGROUP_TOKEN_SIZE - 1, entry->d_name);
-                kill_all(path);
+                (void) for_each_process(path, kill_process, NULL);
                 /* Only after the signal: so it dies before it runs another instruction. */
                 (void) text_file_write("THAWED", "%s/freezer.state", path);
                 if (rmdir(path) < 0 && errno != ENOENT)
@@ -152,8 +206,10 @@ const CgroupLayout cgroup_v1 = {
         .name = "v1",
         .prepare = prepare,
         .attach = attach,
+        .count_cpu = count_cpu,
         .read_figures = read_figures,
         .freeze = freeze,
+        .count_tasks = count_tasks,
         .remove = remove_own,
         .sweep = sweep,
 };

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cgroup.h"
 
+#include <errno.h>
+#include <limits.h>
+
 #include "launcher-protocol.h"
 #include "macros.h"
 #include "text-file.h"
@@ -11,8 +14,12 @@ static int prepare(void) {
         return 0;
 }
 
-static int attach(Cgroup *cgroup, const char *proc_cgroup, pid_t init, pid_t task) {
+static int attach(Cgroup *cgroup, const char *proc_cgroup) {
         return 0;
+}
+
+static int count_cpu(Cgroup *cgroup) {
+        return 0; /* it always does */
 }
 
 static void read_figures(const Cgroup *cgroup, CgroupFigures *ret) {
@@ -42,8 +49,18 @@ static void read_figures(const Cgroup *cgroup, CgroupFigures *ret) {
         }
 }
 
-static int freeze(const Cgroup *cgroup, bool frozen) {
+static int freeze(Cgroup *cgroup, bool frozen) {
         return text_file_write(frozen ? "1" : "0", CGROUP_ROOT "%s/cgroup.freeze", cgroup->path);
+}
+
+static int count_tasks(const Cgroup *cgroup) {
+        char text[64];
+        uint64_t n;
+        int r = text_file_read(text, sizeof(text), CGROUP_ROOT "%s/pids.current", cgroup->path);
+
+        if (r < 0)
+                return r;
+        return text_number(text, &n) && n <= INT_MAX ? (int) n : -EBADMSG;
 }
 
 static void remove_own(Cgroup *cgroup) {
@@ -58,8 +75,10 @@ const CgroupLayout cgroup_v2 = {
         .unified = true,
         .prepare = prepare,
         .attach = attach,
+        .count_cpu = count_cpu,
         .read_figures = read_figures,
         .freeze = freeze,
+        .count_tasks = count_tasks,
         .remove = remove_own,
         .sweep = sweep,
 };

@@ -43,7 +43,9 @@ int cgroup_attach(Cgroup *cgroup, const char *token, const char *scope, pid_t in
                 return -ESTALE;
         }
         strncpy(cgroup->token, token, sizeof(cgroup->token) - 1);
-        r = cgroup_layout()->attach(cgroup, text, init, task);
+        cgroup->init = init;
+        cgroup->task = task;
+        r = cgroup_layout()->attach(cgroup, text);
         if (r < 0)
                 cgroup_remove(cgroup);
         return r;
@@ -55,8 +57,16 @@ void cgroup_read_figures(const Cgroup *cgroup, CgroupFigures *ret) {
                 cgroup_layout()->read_figures(cgroup, ret);
 }
 
-int cgroup_freeze(const Cgroup *cgroup, bool frozen) {
+int cgroup_count_cpu(Cgroup *cgroup) {
+        return cgroup->path[0] ? cgroup_layout()->count_cpu(cgroup) : -ENOENT;
+}
+
+int cgroup_freeze(Cgroup *cgroup, bool frozen) {
         return cgroup->path[0] ? cgroup_layout()->freeze(cgroup, frozen) : -ENOENT;
+}
+
+int cgroup_count_tasks(const Cgroup *cgroup) {
+        return cgroup->path[0] ? cgroup_layout()->count_tasks(cgroup) : -ENOENT;
 }
 
 void cgroup_remove(Cgroup *cgroup) {

@@ -27,7 +27,8 @@ typedef struct Cgroup {
         char path[CGROUP_PATH_SIZE]; /* below the root; v1: in the memory hierarchy. Empty: not attached */
         char token[CGROUP_TOKEN_SIZE];
         char cpuacct[CGROUP_PATH_SIZE]; /* v1: where CPU time is counted */
-        bool own_cpuacct, own_freezer;  /* v1: made by cgroup_attach() */
+        pid_t init, task;
+        bool own_cpuacct, own_freezer; /* v1: made when they are needed */
 } Cgroup;
 
 /* One of the two ways in which a node's cgroups can be laid out. */
@@ -36,9 +37,11 @@ typedef struct CgroupLayout {
         bool unified;
         /* What to do once on start: folders of our own. */
         int (*prepare)(void);
-        int (*attach)(Cgroup *cgroup, const char *proc_cgroup, pid_t init, pid_t task);
+        int (*attach)(Cgroup *cgroup, const char *proc_cgroup);
+        int (*count_cpu)(Cgroup *cgroup);
         void (*read_figures)(const Cgroup *cgroup, CgroupFigures *ret);
-        int (*freeze)(const Cgroup *cgroup, bool frozen);
+        int (*freeze)(Cgroup *cgroup, bool frozen);
+        int (*count_tasks)(const Cgroup *cgroup);
         void (*remove)(Cgroup *cgroup);
         /* Kills and removes what an earlier launcher left in hierarchies that systemd does not see. Returns
          * how many are still there (their processes are dying). */
@@ -53,15 +56,21 @@ const CgroupLayout *cgroup_layout(void);
 /* Makes folders that all pairs share. Returns 0, -errno. */
 int cgroup_prepare(void);
 
-/* Finds out where systemd has put the two processes, which must be in the scope of that name, and puts them
- * into hierarchies of our own. Returns 0, -ESTALE when they are elsewhere, -errno. */
+/* Finds out where systemd has put the two processes, which must be in the scope of that name. Returns 0,
+ * -ESTALE when they are elsewhere, -errno. */
 int cgroup_attach(Cgroup *cgroup, const char *token, const char *scope, pid_t init, pid_t task);
+
+/* Before the task starts: from now on its CPU time can be read while it runs. Returns 0, -errno. */
+int cgroup_count_cpu(Cgroup *cgroup);
 
 void cgroup_read_figures(const Cgroup *cgroup, CgroupFigures *ret);
 
 /* Freezing is asynchronous. v1: a frozen process does not even die, so thaw after the signal. Returns 0,
  * -errno. */
-int cgroup_freeze(const Cgroup *cgroup, bool frozen);
+int cgroup_freeze(Cgroup *cgroup, bool frozen);
+
+/* The threads of all its processes; -errno when it is not told. */
+int cgroup_count_tasks(const Cgroup *cgroup);
 
 /* After the last process is reaped. */
 void cgroup_remove(Cgroup *cgroup);

@@ -25,6 +25,9 @@
 
 #define START_TIMEOUT (30 * USEC_PER_SEC)
 #define INIT_END_TIMEOUT USEC_PER_SEC
+#define LEAVE_TIMEOUT (5 * USEC_PER_SEC)       /* from the result to the end of the process */
+#define LEAVE_MEMORY_MAX (UINT64_C(128) << 20) /* bytes: beyond, their end takes time, and room until then  \
+                                                */
 
 enum {
         MESSAGES_PER_EVENT = 16,
@@ -120,6 +123,16 @@ static bool is_empty(const Pair *pair) {
         return pair->init_pidfd < 0 && !pair->init_ordered && (!pair->task_ordered || pair->task_reaped);
 }
 
+/* Where no cgroup counts the CPU time, the processes' own is taken: all are waited for, by the task, the
+ * init or the launcher. */
+static void take_process_cpu(Pair *pair) {
+        if (pair->figures.known & RECEIPT_CPU)
+                return;
+        pair->figures_before.cpu_usec = pair->cpu_before_usec;
+        pair->figures.cpu_usec = pair->cpu_usec;
+        pair->figures.known |= RECEIPT_CPU;
+}
+
 /* Both processes are reaped, or never were. */
 static void linger(Pair *pair) {
         if (pair->state == PAIR_LINGERING)
@@ -131,7 +144,8 @@ static void linger(Pair *pair) {
         if (pair->attempt) {
                 Attempt *attempt = pair->attempt;
                 pair->attempt = NULL;
-                attempt_pair_ended(attempt);
+                take_process_cpu(pair);
+                attempt_pair_ended(attempt, pair);
         }
         int r = pair_linger_start(pair->manager, pair);
         if (r < 0)
@@ -233,32 +247,62 @@ void pair_discard(Pair *pair, const char *why, int error) {
         manager_kick(manager);
 }
 
-static void bytes_add(PairBytes *bytes, pid_t pid) {
-        char text[1024];
-        uint64_t value;
+/* What both processes have used until they were ready is not the task's. */
+static void note_figures_before(Pair *pair) {
+        uint64_t init, task;
 
-        if (text_file_read(text, sizeof(text), "/proc/%d/io", (int) pid) < 0)
-                return;
-        if (text_field(text, "rchar", &value)) {
-                bytes->read_chars += value;
-                bytes->known = true;
+        cgroup_read_figures(&pair->cgroup, &pair->figures_before);
+        process_bytes_add(&pair->bytes_before, pair->task_pid);
+        process_bytes_add(&pair->bytes_before, pair->init_pid);
+        if (!(pair->figures_before.known & RECEIPT_CPU) && process_cpu_read(pair->init_pid, &init) &&
+            process_cpu_read(pair->task_pid, &task))
+                pair->cpu_before_usec = init + task;
+}
+
+static int on_leave_late(sd_event_source *source, uint64_t usec, void *userdata) {
+        Pair *pair = userdata;
+
+        pair_kill(pair);
+        return 0;
+}
+
+bool pair_leave(Pair *pair) {
+        uint64_t init, task;
+
+        if (pair->state != PAIR_RUNNING || pair->failed || pair->frozen || pair->init_pidfd < 0 ||
+            !process_is_single(pair->task_pid) || cgroup_count_tasks(&pair->cgroup) != 2)
+                return false;
+        cgroup_read_figures(&pair->cgroup, &pair->figures);
+        if (!(pair->figures.known & RECEIPT_MEMORY_PEAK) || pair->figures.memory_peak > LEAVE_MEMORY_MAX)
+                return false;
+        if (!(pair->figures.known & RECEIPT_CPU)) {
+                if (!process_cpu_read(pair->init_pid, &init) || !process_cpu_read(pair->task_pid, &task))
+                        return false;
+                pair->cpu_usec = init + task;
+                take_process_cpu(pair);
         }
-        if (text_field(text, "wchar", &value))
-                bytes->write_chars += value;
-        if (text_field(text, "read_bytes", &value))
-                bytes->read_bytes += value;
-        if (text_field(text, "write_bytes", &value))
-                bytes->write_bytes += value;
+        if (sd_event_add_time_relative(pair->manager->event, &pair->timer, CLOCK_MONOTONIC, LEAVE_TIMEOUT, 0,
+                                       on_leave_late, pair) < 0)
+                return false;
+        process_bytes_add(&pair->bytes, pair->task_pid);
+        process_bytes_add(&pair->bytes, pair->init_pid);
+        pair->attempt = NULL;
+        pair->leaving = true;
+        return true;
 }
 
 static int on_init_exit(sd_event_source *source, int fd, uint32_t events, void *userdata) {
         Pair *pair = userdata;
         siginfo_t information = {};
+        uint64_t cpu_usec;
 
         pair->on_init_exit = sd_event_source_disable_unref(pair->on_init_exit);
-        bytes_add(&pair->bytes, pair->init_pid); /* with those of the orphans it has waited for */
-        (void) waitid(P_PIDFD, (id_t) fd, &information, WEXITED | __WALL);
-        if (pair->cgroup.own_cpuacct) { /* ours, so still there: now with the orphans' */
+        if (!pair->leaving)
+                process_bytes_add(&pair->bytes,
+                                  pair->init_pid); /* with those of the orphans it has waited for */
+        if (process_reap(fd, &information, &cpu_usec) >= 0)
+                pair->cpu_usec += cpu_usec;
+        if (pair->cgroup.own_cpuacct && !pair->leaving) { /* ours, so still there: now with the orphans' */
                 CgroupFigures figures;
                 cgroup_read_figures(&pair->cgroup, &figures);
                 if (figures.known & pair->figures.known & RECEIPT_CPU)
@@ -324,8 +368,7 @@ static void advance(Pair *pair) {
                 pair_discard(pair, "cgroup", r);
                 return;
         }
-        cgroup_read_figures(&pair->cgroup, &pair->figures_before);
-        bytes_add(&pair->bytes_before, pair->task_pid);
+        note_figures_before(pair);
         pair->timer = sd_event_source_disable_unref(pair->timer);
         pair_set_state(pair, PAIR_READY);
         if (pair->attempt)
@@ -344,27 +387,29 @@ static int on_task_socket(sd_event_source *source, int fd, uint32_t events, void
 static int on_task_exit(sd_event_source *source, int fd, uint32_t events, void *userdata) {
         Pair *pair = userdata;
         siginfo_t information = {};
+        uint64_t cpu_usec;
 
         pair->on_task_exit = sd_event_source_disable_unref(pair->on_task_exit);
         if (pair->state == PAIR_RUNNING)
                 drain_task_socket(pair, MESSAGES_AT_END);
-        /* The cause, while it still is a zombie: its bytes go with the reaping. */
-        (void) waitid(P_PIDFD, (id_t) fd, &information, WEXITED | WNOWAIT | __WALL);
-        bytes_add(&pair->bytes, pair->task_pid);
-        cgroup_read_figures(&pair->cgroup, &pair->figures);
+        if (!pair->leaving) { /* while it still is a zombie: its bytes go with the reaping */
+                process_bytes_add(&pair->bytes, pair->task_pid);
+                cgroup_read_figures(&pair->cgroup, &pair->figures);
+        }
         /* Somebody killed the init or the anchor, and the kernel the rest with it, in any order. */
         if (pair->state == PAIR_RUNNING && pair->init_pidfd >= 0 &&
             (process_is_exiting(pair->init_pid) || zygote_is_collapsing(pair->zygote)))
                 pair->sandbox_broke = true;
         /* Reaped before the init is waited for: a dying PID 1 waits for zombies whose parent is elsewhere.
          */
-        (void) waitid(P_PIDFD, (id_t) fd, &information, WEXITED | __WALL);
+        if (process_reap(fd, &information, &cpu_usec) >= 0)
+                pair->cpu_usec += cpu_usec;
         pair->task_reaped = true;
         pair->on_task_socket = sd_event_source_disable_unref(pair->on_task_socket);
 
         if (pair->state == PAIR_RUNNING && pair->attempt)
                 attempt_task_exited(pair->attempt, &information);
-        else if (!pair->failed) {
+        else if (!pair->failed && !pair->leaving) {
                 pair->failed = true;
                 refill_put_off(pair->zygote);
                 log_warning("The task of %s ended before it had its function (%s %d)", pair->scope.name,
@@ -646,6 +691,14 @@ void pair_take(Pair *pair, Attempt *attempt) {
         attempt->pair = pair;
         ready_unlink(pair);
         attempt_pair_ready(attempt);
+}
+
+int pair_count_cpu(Pair *pair) {
+        int r = cgroup_count_cpu(&pair->cgroup);
+
+        if (r >= 0)
+                cgroup_read_figures(&pair->cgroup, &pair->figures_before);
+        return r;
 }
 
 int pair_go(Pair *pair, const ZygoteGo *go, const int fds[static 2], const char *const *journal_fields) {

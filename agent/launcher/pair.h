@@ -7,6 +7,7 @@
 
 #include "cgroup.h"
 #include "manager.h"
+#include "process-usage.h"
 #include "verify.h"
 #include "zygote-protocol.h"
 
@@ -26,19 +27,13 @@ typedef enum PairState {
 
 const char *pair_state_to_string(PairState state);
 
-/* What the two processes read and wrote, from /proc/PID/io. */
-typedef struct PairBytes {
-        bool known;
-        uint64_t read_chars, write_chars, read_bytes, write_bytes;
-} PairBytes;
-
 struct Pair {
         Manager *manager;
         Zygote *zygote;
         Attempt *attempt; /* may be NULL until READY */
         PairState state;
         bool failed, refill, init_ordered, task_ordered, ready_linked, fields_written, sandbox_broke, frozen,
-                line_ended;
+                leaving, line_ended;
         ListLink ready, lingering;
         unsigned slot;
         uint32_t uid; /* inside */
@@ -56,7 +51,8 @@ struct Pair {
         sd_event_source *on_init_exit, *on_init_socket, *on_task_exit, *on_task_socket, *timer;
 
         CgroupFigures figures_before, figures; /* when it got ready, when the task ended */
-        PairBytes bytes_before, bytes;
+        ProcessBytes bytes_before, bytes;      /* of both processes */
+        uint64_t cpu_before_usec, cpu_usec;    /* of both, where no cgroup counts it */
         unsigned idle_ticks, linger_ticks;
 };
 
@@ -67,8 +63,15 @@ int pair_new(Zygote *zygote, const Limits *limits, uint64_t tmp_max, const char 
 /* One that waits becomes an attempt's. */
 void pair_take(Pair *pair, Attempt *attempt);
 
+/* Before pair_go(): its CPU time can be read while it runs. Returns 0, -errno. */
+int pair_count_cpu(Pair *pair);
+
 /* Hands the function over. Returns 0, -errno. */
 int pair_go(Pair *pair, const ZygoteGo *go, const int fds[static 2], const char *const *journal_fields);
+
+/* Whether the task is a lone process of little memory, whose end can bring nothing new. Then its figures are
+ * what it has used until now, and it is sent on its way: the pair is nobody's any more. */
+bool pair_leave(Pair *pair);
 
 /* A signal for the task's process. */
 void pair_signal(Pair *pair, int number);
