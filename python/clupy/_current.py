@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import math
-import socket
 import struct
 import time
 from dataclasses import dataclass
-from typing import Optional, Tuple
+from typing import TYPE_CHECKING, Any, Mapping, Optional, Tuple
+
+if TYPE_CHECKING:
+    import socket
 
 # struct TaskMessage of agent/zygote/zygote-protocol.h.
 _MESSAGE = struct.Struct("@IIdd128s")
@@ -54,6 +56,8 @@ class _Reporter:
     def flush(self) -> None:
         if self._pending is None:
             return
+        import socket
+
         if self._socket is None:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=self._control_fd)
         self._next = time.monotonic() + _INTERVAL
@@ -64,12 +68,18 @@ class _Reporter:
         self._pending = None
 
 
-_task: Optional[CurrentTask] = None
+_context: Optional[Mapping[str, Any]] = None
+_task: Optional[CurrentTask] = None  # made of the context when it is asked for: most tasks never do
 _reporter: Optional[_Reporter] = None
 
 
 def current() -> Optional[CurrentTask]:
     """The task that this code runs in, or None outside of one."""
+    global _task
+    if _task is None and _context is not None:
+        _task = CurrentTask(
+            id=_context["task"], attempt=_context["attempt"], job=_context["job"], node=_context["node"],
+            owner=_context["owner"], unit=_context["unit"], cpus=_context["cpus"] or 1)
     return _task
 
 
@@ -92,9 +102,11 @@ def _numbers(done: float, total: Optional[float]) -> Optional[Tuple[float, float
     return numbers if all(map(math.isfinite, numbers)) else None
 
 
-def _begin(task: CurrentTask, control_fd: int) -> None:
-    global _task, _reporter
-    _task = task
+def _begin(context: Mapping[str, Any], control_fd: int) -> None:
+    """context: what clupy._task.run() gets."""
+    global _context, _task, _reporter
+    _context = context
+    _task = None
     _reporter = _Reporter(control_fd)
 
 
@@ -109,5 +121,5 @@ def _end() -> None:
 
 def _forget() -> None:
     """After a rehearsal: outside of a task again."""
-    global _task, _reporter
-    _task = _reporter = None
+    global _context, _task, _reporter
+    _context = _task = _reporter = None

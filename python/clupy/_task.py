@@ -12,24 +12,22 @@ clupy-zygote calls, in this order:
   are closed. context is a dict of the strings task, job, owner, node, unit and the numbers attempt, cpus.
 
 A function that calls sys.exit() ends the process in run().
+
+What is imported here is in the memory of every task: each of its pages costs at each fork, at each end and, where it is
+written to (a reference counted), at each copy. So it is little, and what few calls need is imported by them.
 """
 
 from __future__ import annotations
 
-import asyncio
+import _signal  # type: ignore[import-not-found, unused-ignore]
 import contextlib
 import gc
 import importlib
-import inspect
 import os
 import pickle
-import random
-import signal
 import sys
-import tempfile
 import traceback
-from pathlib import Path
-from types import TracebackType
+from types import CoroutineType, TracebackType
 from typing import Any, Callable, Dict, List, Mapping, NoReturn, Optional, Sequence, Tuple
 
 from . import _current, _payload
@@ -52,6 +50,7 @@ _THREAD_VARIABLES = (
 _rehearsal: List[bytes] = []  # a function and its arguments, as a client would send them
 _REHEARSAL = {"task": "0" * 32, "attempt": 0, "job": "0" * 32, "node": "", "owner": "", "unit": "", "cpus": 1}
 _prepared_process = 0  # the process that _process_prepare() was done in
+_threads = 0  # what _limit_threads() has set
 
 Outcome = Tuple[int, int, int, str]
 
@@ -85,8 +84,11 @@ def _streams_prepare() -> None:
 def _preimport() -> None:
     """Imports the modules named in the *.preimport files beside the package, a name a line: what most tasks of this
     node use is then loaded once, and not by each of them."""
-    for file in sorted(Path(__file__).resolve().parent.parent.glob("*.preimport")):
-        for line in file.read_text("utf-8").splitlines():
+    folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    for file in sorted(name for name in os.listdir(folder) if name.endswith(".preimport")):
+        with open(os.path.join(folder, file), encoding="utf-8") as lines:
+            text = lines.read()
+        for line in text.splitlines():
             name = line.split("#")[0].strip()
             if not name:
                 continue
@@ -110,23 +112,18 @@ def rehearse() -> None:
 
 
 def _process_prepare() -> None:
-    """What a Python program expects of its process, and a folder of its own to work in."""
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    with contextlib.suppress(AttributeError, OSError):
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    with contextlib.suppress(OSError):
-        if os.getcwd() == "/":
-            os.chdir(tempfile.mkdtemp(prefix="work-", dir="/tmp"))
+    """What a Python program expects of its process."""
+    # As signal.signal() does, without its enumerations.
+    _signal.signal(_signal.SIGPIPE, _signal.SIG_IGN)
+    _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+    _signal.signal(_signal.SIGXFSZ, _signal.SIG_IGN)
 
 
 def run(control_fd: int, code_fd: int, args_fd: int, context: Mapping[str, Any]) -> Outcome:
     """Runs one call; see the top of this file. Raises nothing that a function could cause."""
     global _prepared_process
-    cpus = max(1, int(context["cpus"]))
-    _current._begin(_current.CurrentTask(
-        id=context["task"], attempt=int(context["attempt"]), job=context["job"], node=context["node"],
-        owner=context["owner"], unit=context["unit"], cpus=cpus), control_fd)
+    cpus: int = context["cpus"] or 1
+    _current._begin(context, control_fd)
     retry_on: List[type] = []
     process = os.getpid()
     try:
@@ -137,7 +134,9 @@ def run(control_fd: int, code_fd: int, args_fd: int, context: Mapping[str, Any])
         _reseed()
         function, args, kwargs = _load(code_fd, args_fd, retry_on)
         value = function(*args, **kwargs)
-        if inspect.iscoroutine(value):
+        if isinstance(value, CoroutineType):
+            import asyncio
+
             value = asyncio.run(value)
         _end_children(process, 0)
         return _value(value)
@@ -179,10 +178,13 @@ def _load(code_fd: int, args_fd: int, retry_on: List[type]) -> Tuple[Callable[..
 
 
 def _limit_threads(cpus: int) -> None:
+    global _threads
+    if cpus == _threads:
+        return
+    _threads = cpus
     number = str(cpus)
     for name in _THREAD_VARIABLES:
-        if os.environ.get(name) != number:
-            os.environ[name] = number
+        os.environ[name] = number
     torch = sys.modules.get("torch")
     if torch is not None:
         with contextlib.suppress(Exception):
@@ -192,7 +194,9 @@ def _limit_threads(cpus: int) -> None:
 def _reseed() -> None:
     """All tasks are copies of one process: without this they would share one sequence of random numbers. What is
     imported later seeds itself."""
-    random.seed()
+    random = sys.modules.get("random")
+    if random is not None:
+        random.seed()
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         with contextlib.suppress(Exception):
@@ -262,7 +266,7 @@ def _formatted(error: BaseException) -> str:
 
 
 _OWN_FILES = {__file__, _payload.__file__}
-_ASYNCIO = os.path.dirname(asyncio.__file__) + os.sep
+_ASYNCIO = os.path.join(os.path.dirname(os.__file__), "asyncio", "")
 
 
 def _user_frames(frames: Optional[TracebackType]) -> Optional[TracebackType]:
