@@ -25,9 +25,10 @@
 
 #define START_TIMEOUT (30 * USEC_PER_SEC)
 #define INIT_END_TIMEOUT USEC_PER_SEC
-#define LEAVE_TIMEOUT (5 * USEC_PER_SEC)       /* from the result to the end of the process */
-#define LEAVE_MEMORY_MAX (UINT64_C(128) << 20) /* bytes: beyond, their end takes time, and room until then  \
-                                                */
+#define LEAVE_TIMEOUT (5 * USEC_PER_SEC) /* from the result to the end of the process */
+#define LEAVE_MEMORY_MAX                                                                                    \
+        (UINT64_C(128) << 20) /* bytes: beyond, their end takes time, and room until then                   \
+                               */
 
 enum {
         MESSAGES_PER_EVENT = 16,
