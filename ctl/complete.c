@@ -37,9 +37,8 @@ static void print_live(const char *master, const char *verb, const char *list, c
 }
 
 static void print_values(const char *master, const CtlOption *option) {
-        static const char *const states[] = {
-                "queued", "starting", "running", "frozen", "waiting", "ended"
-        };
+        static const char *const states[] = { "queued",      "starting", "running", "frozen",
+                                              "unreachable", "waiting",  "ended" };
 
         if (streq(option->name, "state"))
                 for (size_t i = 0; i < ELEMENTSOF(states); i++)

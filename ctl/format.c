@@ -46,11 +46,14 @@ Color state_color(const char *state) {
                 const char *name;
                 Color color;
         } table[] = {
-                { "ready", COLOR_GREEN },      { "running", COLOR_GREEN },    { "value", COLOR_GREEN },
-                { "suspect", COLOR_YELLOW },   { "draining", COLOR_YELLOW },  { "drained", COLOR_YELLOW },
-                { "reporting", COLOR_YELLOW }, { "frozen", COLOR_YELLOW },    { "waiting", COLOR_YELLOW },
-                { "starting", COLOR_YELLOW },  { "cancelled", COLOR_YELLOW }, { "lost", COLOR_RED },
-                { "queued", COLOR_NONE },      { "ended", COLOR_NONE },
+                { "ready", COLOR_GREEN },        { "running", COLOR_GREEN },
+                { "value", COLOR_GREEN },        { "suspect", COLOR_YELLOW },
+                { "draining", COLOR_YELLOW },    { "drained", COLOR_YELLOW },
+                { "reporting", COLOR_YELLOW },   { "frozen", COLOR_YELLOW },
+                { "waiting", COLOR_YELLOW },     { "starting", COLOR_YELLOW },
+                { "cancelled", COLOR_YELLOW },   { "lost", COLOR_RED },
+                { "queued", COLOR_NONE },        { "ended", COLOR_NONE },
+                { "unreachable", COLOR_YELLOW },
         };
 
         for (size_t i = 0; i < ELEMENTSOF(table); i++)
@@ -207,6 +210,18 @@ char *format_outcome(json_object *outcome) {
         default:
                 return strdup(kind);
         }
+}
+
+char *format_task_state(json_object *task) {
+        const char *state = member_string(task, "state");
+        int64_t left = member_int(task, "freezes_ms");
+
+        if (!streq(state, "unreachable"))
+                return strdup(state);
+        if (left <= 0)
+                return strdup("unreachable (frozen there)");
+        /* Whole seconds, rounded up: it is not before. */
+        return strformat("unreachable (frozen there in %llds)", (long long) (left + 999) / 1000);
 }
 
 char *format_progress(json_object *progress) {

@@ -63,6 +63,8 @@ char *format_time(int64_t at_ms);
 /* "value", "memory (limit 64.0M, peak 64.0M)", "exit (status 3)", "signal (SIGTERM)", … from an OUTCOME; "-"
  * for none. */
 char *format_outcome(json_object *outcome);
+/* "running", or "unreachable (frozen there in 11s)": a task's state with what is known of it. */
+char *format_task_state(json_object *task);
 /* "45 of 100, loading" from {"done","total","note"}; "" for none. */
 char *format_progress(json_object *progress);
 

@@ -33,7 +33,7 @@ static void print_line(const char *title, char *taken) {
 static void print_status(Ctl *ctl, json_object *status) {
         static const char *const node_states[] = { "ready",    "reporting", "suspect",
                                                    "draining", "drained",   "lost" };
-        static const char *const task_states[] = { "running", "starting", "frozen",
+        static const char *const task_states[] = { "running", "starting", "frozen", "unreachable",
                                                    "queued",  "waiting",  "ended" };
         json_object *tasks = member_object(status, "tasks"), *listen = member_object(status, "listen");
         _cleanup_(freep) char *age = NULL;

@@ -97,12 +97,13 @@ static int print_history(Ctl *ctl, json_object *history) {
 static int print_task(Ctl *ctl, json_object *task) {
         const char *state = member_string(task, "state");
         json_object *history = member_object(task, "history");
+        _cleanup_(freep) char *shown = format_task_state(task);
 
         print_text("Task", member_string(task, "id"));
         print_text("Name", member_string(task, "name"));
         print_text("Owner", member_string(task, "owner"));
         print_text("Job", member_string(task, "job"));
-        printf("%12s: %s%s%s\n", "State", color_on(&ctl->terminal, state_color(state)), state,
+        printf("%12s: %s%s%s\n", "State", color_on(&ctl->terminal, state_color(state)), strempty(shown),
                color_off(&ctl->terminal, state_color(state)));
         print_text("Waits", member_string(task, "why_waiting"));
         if (member_object(task, "outcome"))

@@ -10,7 +10,7 @@ static const TableColumn columns[] = {
         { "TASK" },
         { "NAME", .shrink = 8 },
         { "OWNER", .shrink = 6, .drop = 1 },
-        { "STATE" },
+        { "STATE", .shrink = 12 },
         { "NODE", .shrink = 6, .if_any = true },
         { "CPUS", .right = true, .drop = 4 },
         { "MEMORY", .right = true, .drop = 5 },
@@ -31,7 +31,7 @@ static void add_row(Table *t, json_object *task, size_t id_length, int64_t now) 
         table_take(t, COLOR_NONE, strformat("%.*s", (int) id_length, member_string(task, "id")));
         table_cell(t, COLOR_NONE, member_string(task, "name"));
         table_cell(t, COLOR_NONE, member_string(task, "owner"));
-        table_cell(t, state_color(state), state);
+        table_take(t, state_color(state), format_task_state(task));
         table_cell(t, COLOR_NONE, member_string(task, "node"));
         table_take(t, COLOR_NONE,
                    member_double(task, "cpus") > 0 ? format_cpus(member_double(task, "cpus")) : strdup("-"));
@@ -70,9 +70,8 @@ static int print_tasks(Ctl *ctl, json_object *answer) {
 }
 
 static bool is_state(const char *name) {
-        static const char *const states[] = {
-                "queued", "starting", "running", "frozen", "waiting", "ended"
-        };
+        static const char *const states[] = { "queued",      "starting", "running", "frozen",
+                                              "unreachable", "waiting",  "ended" };
 
         for (size_t i = 0; i < ELEMENTSOF(states); i++)
                 if (streq(name, states[i]))
@@ -88,9 +87,11 @@ static int run(Ctl *ctl) {
         int r;
 
         if (state && !is_state(state))
-                return ctl_fail(ctl, CTL_USAGE, "usage",
-                                "--state %s: expected queued, starting, running, frozen, waiting or ended",
-                                state);
+                return ctl_fail(
+                        ctl, CTL_USAGE, "usage",
+                        "--state %s: expected queued, starting, running, frozen, unreachable, waiting "
+                        "or ended",
+                        state);
 
         if (limit && (parse_uint64(limit, &n) < 0 || n < 1 || n > LIMIT_MAX))
                 return ctl_fail(ctl, CTL_USAGE, "usage", "--limit %s: expected a number from 1 to %u", limit,
@@ -118,7 +119,8 @@ static int run(Ctl *ctl) {
 }
 
 static const CtlOption options[] = {
-        { "state", 's', "STATE", "only these: queued, starting, running, frozen, waiting, ended" },
+        { "state", 's', "STATE",
+          "only these: queued, starting, running, frozen, unreachable, waiting, ended" },
         { "owner", 'o', "OWNER", "only this user's" },
         { "node", 'n', "NODE", "only those on this node" },
         { "job", 'j', "JOB", "only those of this job" },

@@ -115,6 +115,40 @@ static void add_nodes_summary(Query *q) {
         (void) json_add_uint64(q->result, "memory_used", memory_used);
 }
 
+/* It runs on a node that is out of reach: what it does there is not known. */
+static bool is_unreachable(const Task *task) {
+        const Node *node = task->current && task_is_placed(task) ? task->current->node : NULL;
+
+        return node && (node->state == NODE_SUSPECT || node->state == NODE_LOST);
+}
+
+static const char *state_shown(const TaskView *view) {
+        return view->task && is_unreachable(view->task) ? "unreachable" : view->state;
+}
+
+/* Each task in one state. */
+static void add_tasks_summary(Manager *m, json_object *tasks) {
+        uint64_t away[_TASK_STATE_MAX] = { 0 }, unreachable = 0;
+        Attempt *attempt;
+        Node *node;
+
+        HASHMAP_FOREACH(node, m->nodes) {
+                if (node->state != NODE_SUSPECT && node->state != NODE_LOST)
+                        continue;
+                HASHMAP_FOREACH(attempt, node->attempts)
+                        if (attempt->task && attempt->task->current == attempt &&
+                            is_unreachable(attempt->task)) {
+                                away[attempt->task->state]++;
+                                unreachable++;
+                        }
+        }
+        for (TaskState s = TASK_WAITING; s <= TASK_FROZEN; s++)
+                (void) json_add_uint64(tasks, task_state_to_string(s), m->n_state[s] - away[s]);
+        (void) json_add_uint64(tasks, "unreachable", unreachable);
+        (void) json_add_uint64(tasks, "ended", m->n_ended);
+        (void) json_add_uint64(tasks, "failed", m->n_failed);
+}
+
 static QueryError query_status(Query *q) {
         Manager *m = q->m;
         json_object *list, *tasks;
@@ -138,10 +172,7 @@ static QueryError query_status(Query *q) {
         (void) json_add_uint64(q->result, "clients", m->n_clients);
         if (json_add_new_object(q->result, "tasks", &tasks) < 0)
                 return QUERY_FAILED;
-        for (TaskState s = TASK_WAITING; s <= TASK_FROZEN; s++)
-                (void) json_add_uint64(tasks, task_state_to_string(s), m->n_state[s]);
-        (void) json_add_uint64(tasks, "ended", m->n_ended);
-        (void) json_add_uint64(tasks, "failed", m->n_failed);
+        add_tasks_summary(m, tasks);
         (void) json_add_bool(q->result, "recovering", recovering);
         if (recovering)
                 add_time(q->result, "recovering_until",
@@ -207,7 +238,14 @@ static void fill_task(Manager *m, json_object *e, const TaskView *view) {
         (void) json_add_string(e, "name", view->name);
         (void) json_add_string(e, "job", id_to_hex(view->job, hex));
         (void) json_add_string(e, "owner", view->owner);
-        (void) json_add_string(e, "state", view->state);
+        (void) json_add_string(e, "state", state_shown(view));
+        if (view->task && is_unreachable(view->task))
+                (void) json_add_uint64(e, "freezes_ms",
+                                       usec_sub(view->task->current->node->heartbeat_at + m->config->lease,
+                                                manager_now(m)) /
+                                               USEC_PER_MSEC);
+        else
+                (void) json_add_null(e, "freezes_ms");
         add_string_or_null(e, "node", view->node);
         add_string_or_null(e, "unit", view->unit);
         (void) json_add_uint64(e, "attempt", view->attempt);
@@ -233,7 +271,7 @@ typedef struct TaskFilter {
 static void filter_task(Query *q, TaskFilter *f, const TaskView *view) {
         json_object *e;
 
-        if ((f->state && !streq(f->state, view->state)) || (f->owner && !streq(f->owner, view->owner)) ||
+        if ((f->state && !streq(f->state, state_shown(view))) || (f->owner && !streq(f->owner, view->owner)) ||
             (f->node && !streq_ptr(f->node, view->node)) ||
             (f->job && !startswith(ID_HEX(view->job), f->job) && !streq(f->job, view->name)))
                 return;
@@ -372,7 +410,7 @@ static QueryError query_why(Query *q) {
                 return error;
         sentence = why_sentence(q->m, &view);
         (void) json_add_string(q->result, "id", ID_HEX(view.id));
-        (void) json_add_string(q->result, "state", view.state);
+        (void) json_add_string(q->result, "state", state_shown(&view));
         (void) json_add_raw(q->result, "outcome", view.outcome);
         (void) json_add_string(q->result, "sentence", strempty(sentence));
         return QUERY_OK;

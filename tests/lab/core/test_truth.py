@@ -87,9 +87,23 @@ def test_master_dies_in_the_middle_of_300_calls(fresh_lab: Lab) -> None:
     assert set(runs(fresh_lab).values()) == {1}, "a call ran twice"
 
 
-def test_a_node_loses_its_power(fresh_lab: Lab) -> None:
+def test_a_node_loses_its_power(fresh_lab: Lab, wait_until: Any) -> None:
+    """Until it is given up, what it ran is shown as what it is: nobody knows."""
     calls = Calls(fresh_lab, 60, 2.0)
+    client = fresh_lab.node("client")
     fresh_lab.crash("agent2")
+
+    def unreachable() -> list[dict[str, Any]]:
+        answer = client.run(["clupyctl", "--json", "tasks", "--state=unreachable"]).stdout
+        return list(json.loads(answer)["tasks"])
+
+    wait_until(lambda: unreachable() != [], 10, "the tasks of the node that was cut to be out of reach")
+    shown = unreachable()
+    assert {task["node"] for task in shown} == {"agent2"} and all(0 < task["freezes_ms"] < 15_000 for task in shown)
+    text = client.run(["clupyctl", "task", "show", shown[0]["id"]]).stdout
+    assert "unreachable (frozen there in " in text
+    status = json.loads(client.run(["clupyctl", "--json", "status"]).stdout)
+    assert status["tasks"]["unreachable"] == len(shown)
     result = calls.finish()
     assert "agent2" not in {node for node, attempts in zip(result["nodes"], result["attempts"]) if attempts > 1}
     again = [n for n, attempts in enumerate(result["attempts"]) if attempts > 1]

@@ -59,6 +59,20 @@ static void test_outcomes(void **state) {
         assert_outcome("{\"kind\":7}", "-");
 }
 
+static void assert_state(const char *json, const char *expected) {
+        _cleanup_(json_putp) json_object *task = NULL;
+
+        assert_ok(json_parse_strict_object(json, strlen(json), 4, &task));
+        assert_text(format_task_state(task), expected);
+}
+
+static void test_task_states(void **state) {
+        assert_state("{\"state\":\"running\",\"freezes_ms\":null}", "running");
+        assert_state("{\"state\":\"unreachable\",\"freezes_ms\":10001}",
+                     "unreachable (frozen there in 11s)");
+        assert_state("{\"state\":\"unreachable\",\"freezes_ms\":0}", "unreachable (frozen there)");
+}
+
 static void test_members(void **state) {
         static const char text[] = "{\"s\":\"x\",\"n\":null,\"i\":5,\"l\":[1,2]}";
         _cleanup_(json_putp) json_object *o = NULL;
@@ -133,9 +147,10 @@ static void test_ids(void **state) {
 
 int main(void) {
         static const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_units),   cmocka_unit_test(test_outcomes),
-                cmocka_unit_test(test_members), cmocka_unit_test(test_harmless),
-                cmocka_unit_test(test_width),   cmocka_unit_test(test_ids),
+                cmocka_unit_test(test_units),       cmocka_unit_test(test_outcomes),
+                cmocka_unit_test(test_members),     cmocka_unit_test(test_harmless),
+                cmocka_unit_test(test_width),       cmocka_unit_test(test_ids),
+                cmocka_unit_test(test_task_states),
         };
 
         setlocale(LC_ALL, "C.UTF-8");

@@ -86,7 +86,7 @@ static void test_status(void **state) {
                                      "\"nodes\":{\"ready\":2,\"suspect\":0,\"lost\":1,\"drained\":0},"
                                      "\"cpus\":6,\"cpus_used\":2.5,"
                                      "\"memory\":3221225472,\"memory_used\":536870912,\"clients\":1,"
-                                     "\"tasks\":{\"queued\":7,\"starting\":0,\"running\":2,\"frozen\":0,"
+                                     "\"tasks\":{\"queued\":7,\"starting\":0,\"running\":2,\"frozen\":0,\"unreachable\":3,"
                                      "\"waiting\":0,\"ended\":90,\"failed\":4},"
                                      "\"recovering\":false,\"recovering_until\":null}";
         _cleanup_(freep) char *age = format_age(0, now_ms());
@@ -97,7 +97,7 @@ static void test_status(void **state) {
                           "    Nodes: 2 ready, 1 lost\n"
                           "     CPUs: 2.5 of 6\n"
                           "   Memory: 512.0M of 3.0G\n"
-                          "    Tasks: 2 running, 7 queued, 90 ended (4 failed)\n"
+                          "    Tasks: 2 running, 3 unreachable, 7 queued, 90 ended (4 failed)\n"
                           "  Clients: 1\n"
                           "Warning: no encryption\n",
                           age);

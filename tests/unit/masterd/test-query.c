@@ -61,6 +61,33 @@ static void test_verbs(void **state) {
         assert_answer(m, "root", "cancel", "{\"ids\":[5]}", QUERY_INVALID_ARGUMENT, "5");
 }
 
+static void test_unreachable(void **state) {
+        _cleanup_(manager_freep) Manager *m = fixture_new();
+        Node *node = fixture_node(m, "n1", 2, MIB(100));
+        Job *job = fixture_job(fixture_session(m, "alice"), 1, MIB(1));
+        Task *task = fixture_task(job);
+        char args[100];
+
+        scheduler_run(m);
+        assert_true(task_is_placed(task));
+        snprintf(args, sizeof(args), "{\"id\":\"%s\"}", ID_HEX(task->id));
+        assert_answer(m, NULL, "task", args, QUERY_OK, "\"state\":\"starting\",\"freezes_ms\":null");
+
+        node->heartbeat_at = manager_now(m) - 5 * USEC_PER_SEC;
+        node->state = NODE_SUSPECT;
+        assert_answer(m, NULL, "tasks", "{\"state\":\"starting\"}", QUERY_OK, "\"total\":0");
+        assert_answer(m, NULL, "tasks", "{\"state\":\"unreachable\"}", QUERY_OK, "\"total\":1");
+        assert_answer(m, NULL, "task", args, QUERY_OK, "\"state\":\"unreachable\",\"freezes_ms\":");
+        assert_answer(m, NULL, "why", args, QUERY_OK, "\"state\":\"unreachable\"");
+        assert_answer(m, NULL, "status", "{}", QUERY_OK, "\"starting\":0");
+        assert_answer(m, NULL, "status", "{}", QUERY_OK, "\"unreachable\":1");
+
+        node->heartbeat_at = manager_now(m) - m->config->lease - USEC_PER_MSEC;
+        assert_answer(m, NULL, "task", args, QUERY_OK, "\"state\":\"unreachable\",\"freezes_ms\":0,");
+        node->state = NODE_READY;
+        assert_answer(m, NULL, "task", args, QUERY_OK, "\"state\":\"starting\",\"freezes_ms\":null");
+}
+
 static void test_text(void **state) {
         _cleanup_(json_putp) json_object *object = NULL;
 
@@ -73,7 +100,8 @@ static void test_text(void **state) {
 }
 
 int main(void) {
-        const struct CMUnitTest tests[] = { cmocka_unit_test(test_verbs), cmocka_unit_test(test_text) };
+        const struct CMUnitTest tests[] = { cmocka_unit_test(test_verbs), cmocka_unit_test(test_unreachable),
+                                            cmocka_unit_test(test_text) };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
 }
