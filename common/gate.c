@@ -28,6 +28,8 @@ struct Gate {
         GateLimits limits;
         unsigned unproven;
         uint64_t refused[_GATE_REASON_MAX];
+        void (*notify)(Gate *gate, GateReason reason, void *userdata);
+        void *userdata;
         Place *places; /* calloc()ed: memory that nobody has used yet is not there */
 };
 
@@ -146,7 +148,7 @@ GateReason gate_enter(Gate *gate, const GateOrigin *origin, uint64_t now, size_t
                         reason = GATE_UNPROVEN;
         }
         if (reason != GATE_OPEN) {
-                gate->refused[reason]++;
+                gate_count(gate, reason);
                 return reason;
         }
         place->n++;
@@ -162,6 +164,14 @@ void gate_leave(Gate *gate, size_t ticket) {
 
 void gate_count(Gate *gate, GateReason reason) {
         gate->refused[reason]++;
+        if (gate->notify)
+                gate->notify(gate, reason, gate->userdata);
+}
+
+void gate_set_notify(Gate *gate, void (*notify)(Gate *gate, GateReason reason, void *userdata),
+                     void *userdata) {
+        gate->notify = notify;
+        gate->userdata = userdata;
 }
 
 unsigned gate_unproven(const Gate *gate) {

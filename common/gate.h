@@ -58,6 +58,10 @@ void gate_leave(Gate *gate, size_t ticket);
 /* One more was turned away, by somebody else than the gate. */
 void gate_count(Gate *gate, GateReason reason);
 
-/* How many do not have shown yet who they are, and how many were turned away since the start. */
+/* Told of each one that is turned away, after it has been counted. NULL: nobody is. */
+void gate_set_notify(Gate *gate, void (*notify)(Gate *gate, GateReason reason, void *userdata),
+                     void *userdata);
+
+/* How many have not shown yet who they are, and how many were turned away since the start. */
 unsigned gate_unproven(const Gate *gate);
 uint64_t gate_refused(const Gate *gate, GateReason reason);

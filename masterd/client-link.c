@@ -376,7 +376,7 @@ static int start_follow(Peer *peer, uint64_t query, const char *hex) {
         Follow *follow;
 
         /* What must be refused is refused by the query itself. */
-        if (task_find(m, hex, &view) < 0 || (!streq(peer->user, "root") && !streq(peer->user, view.owner)))
+        if (task_find(m, hex, &view) < 0 || (!peer->admin && !streq(peer->user, view.owner)))
                 return -ENOENT;
         if (hashmap_size(peer->follows) >= FOLLOWS_MAX || hashmap_get_u64(peer->follows, query))
                 return -EBUSY;
@@ -400,9 +400,7 @@ static int run_query(Peer *peer, json_object *json) {
         _cleanup_(freep) char *message = NULL;
         json_object *args = NULL;
         const char *verb, *hex;
-        QueryAsker asker = { .user = peer->user,
-                             .session = peer->session,
-                             .privileged = streq(peer->user, "root") };
+        QueryAsker asker = { .user = peer->user, .session = peer->session, .privileged = peer->admin };
         bool follow = false;
         uint64_t id;
         QueryError error;

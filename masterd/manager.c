@@ -16,7 +16,6 @@
 #include "parse-util.h"
 #include "peer.h"
 #include "recovery.h"
-#include "resolver.h"
 #include "scheduler.h"
 #include "session.h"
 #include "time-util.h"
@@ -77,9 +76,7 @@ Manager *manager_free(Manager *m) {
                 return NULL;
         m->stopping = true;
         master_bus_free(m->bus);
-        for (size_t i = 0; i < m->n_listeners; i++)
-                listener_free(m->listeners[i]);
-        free(m->listeners);
+        entrance_close(&m->entrance);
         LIST_FOREACH(Peer, peer, link, &m->peers)
                 peer_free(peer);
         HASHMAP_FOREACH(session, m->sessions)
@@ -103,6 +100,7 @@ Manager *manager_free(Manager *m) {
         sd_event_source_disable_unref(m->detached_timer);
         sd_event_source_disable_unref(m->detached_work);
         sd_event_source_disable_unref(m->notify_timer);
+        entrance_done(&m->entrance);
         state_store_close(m->store);
         master_config_free(m->config);
         sd_event_unref(m->event);
@@ -442,47 +440,6 @@ static int load_nodes(Manager *m) {
         return 0;
 }
 
-static int on_accept(Listener *l, Connection *c, void *userdata) {
-        Peer *peer;
-        int r;
-
-        r = peer_new(userdata, c, &peer);
-        if (r < 0)
-                log_warning_errno(r, "Cannot serve %s", connection_peer(c));
-        return r;
-}
-
-static int listen_on(Manager *m, const char *text) {
-        static const ListenerOptions options = { .connections_max = MANAGER_PEERS_MAX,
-                                                 .handlers = &PEER_HANDLERS };
-        struct sockaddr_storage storage;
-        Listener **listeners;
-        Address address;
-        socklen_t size;
-        int r;
-
-        r = parse_address(text, ADDRESS_DEFAULT_PORT, &address);
-        if (r >= 0)
-                r = sockaddr_from_numeric(address.host, address.port, &storage, &size);
-        if (r < 0)
-                return log_error_errno(r, "Cannot listen on %s", text);
-        listeners = realloc(m->listeners, (m->n_listeners + 1) * sizeof(*listeners));
-        if (!listeners)
-                return log_oom();
-        m->listeners = listeners;
-        r = listener_new(m->event, (struct sockaddr *) &storage, size, &options, on_accept, m,
-                         m->listeners + m->n_listeners);
-        if ((r == -EAFNOSUPPORT || r == -EADDRNOTAVAIL) && storage.ss_family == AF_INET6) {
-                log_notice("There is no IPv6 here: not listening on %s", text);
-                return 0;
-        }
-        if (r < 0)
-                return log_error_errno(r, "Cannot listen on %s", text);
-        log_info("Listening on %s", listener_address(m->listeners[m->n_listeners]));
-        m->n_listeners++;
-        return 0;
-}
-
 int manager_start(Manager *m) {
         int r;
 
@@ -500,13 +457,9 @@ int manager_start(Manager *m) {
         r = detached_load(m);
         if (r < 0)
                 return r;
-        for (char **s = m->config->listen; *s; s++) {
-                r = listen_on(m, *s);
-                if (r < 0)
-                        return r;
-        }
-        if (m->n_listeners == 0)
-                return log_error_errno(-EADDRNOTAVAIL, "There is no address to listen on");
+        r = entrance_open(m);
+        if (r < 0)
+                return r;
         for (char **s = m->config->warnings; s && *s; s++)
                 log_warning("Insecure: %s", *s);
         r = master_bus_new(m, &m->bus);
@@ -518,7 +471,5 @@ int manager_start(Manager *m) {
 
 void manager_stop(Manager *m) {
         m->stopping = true;
-        for (size_t i = 0; i < m->n_listeners; i++)
-                m->listeners[i] = listener_free(m->listeners[i]);
-        m->n_listeners = 0;
+        entrance_close(&m->entrance);
 }

@@ -7,9 +7,9 @@
 #include <systemd/sd-event.h>
 
 #include "daemon.h"
+#include "entrance.h"
 #include "hashmap.h"
 #include "list.h"
-#include "listener.h"
 #include "log-tail.h"
 #include "master-config.h"
 #include "memory-util.h"
@@ -38,8 +38,7 @@ struct Manager {
         uint64_t started_at; /* realtime µs */
         bool stopping;
 
-        Listener **listeners;
-        size_t n_listeners;
+        Entrance entrance;
         ListLink peers;
         size_t n_peers;
         unsigned n_clients;

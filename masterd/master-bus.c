@@ -338,8 +338,8 @@ static int get_listen(sd_bus *bus, const char *path, const char *interface, cons
         int r;
 
         r = sd_bus_message_open_container(reply, 'a', "s");
-        for (size_t i = 0; r >= 0 && i < m->n_listeners; i++)
-                r = sd_bus_message_append(reply, "s", listener_address(m->listeners[i]));
+        for (size_t i = 0; r >= 0 && i < m->entrance.n_listeners; i++)
+                r = sd_bus_message_append(reply, "s", listener_address(m->entrance.listeners[i]));
         return r < 0 ? r : sd_bus_message_close_container(reply);
 }
 

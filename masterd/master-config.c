@@ -16,6 +16,7 @@ static const ConfigItem items[] = {
         { "listen", CONFIG_LIST, config_parse_strv, FIELD(listen),
           "a list of numeric addresses such as 127.0.0.1:7878 or [::]:7878", .max = 64 },
         { "insecure", CONFIG_SCALAR, config_parse_bool, FIELD(insecure), "true or false" },
+        { "socket", CONFIG_SCALAR, config_parse_path, FIELD(socket), "an absolute path" },
         { "state_directory", CONFIG_SCALAR, config_parse_path, FIELD(state_directory), "an absolute path" },
         { "lease", CONFIG_SCALAR, config_parse_duration, FIELD(lease),
           "a duration from 3s to 1h, such as 15s", .min = 3 * USEC_PER_SEC, .max = USEC_PER_HOUR },
@@ -43,6 +44,18 @@ static const ConfigItem items[] = {
           "a duration from 1min to 1 year, such as 7d", .min = USEC_PER_MINUTE, .max = 366 * USEC_PER_DAY },
         { "detached.size", CONFIG_SCALAR, config_parse_size, FIELD(detached_memory),
           "a size from 64K to 1T, such as 1G", .min = KIB(64), .max = GIB(1024) },
+        { "limits.unproven", CONFIG_SCALAR, config_parse_unsigned, FIELD(limit_unproven),
+          "a number from 1 to 4096, such as 512", .min = 1, .max = 4096 },
+        { "limits.unproven_per_address", CONFIG_SCALAR, config_parse_unsigned, FIELD(limit_per_address),
+          "a number from 1 to 4096, such as 64", .min = 1, .max = 4096 },
+        { "limits.hello_timeout", CONFIG_SCALAR, config_parse_duration, FIELD(hello_timeout),
+          "a duration from 100ms to 1min, such as 5s", .min = 100 * USEC_PER_MSEC, .max = USEC_PER_MINUTE },
+        { "limits.hello_size", CONFIG_SCALAR, config_parse_size, FIELD(hello_size),
+          "a size from 4K to 1M, such as 16K", .min = KIB(4), .max = MIB(1) },
+        { "limits.rate", CONFIG_SCALAR, config_parse_unsigned, FIELD(limit_rate),
+          "a number from 1 to 1000000, such as 100", .min = 1, .max = 1000000 },
+        { "limits.burst", CONFIG_SCALAR, config_parse_unsigned, FIELD(limit_burst),
+          "a number from 1 to 1000000, such as 200", .min = 1, .max = 1000000 },
 };
 
 MasterConfig *master_config_free(MasterConfig *config) {
@@ -51,6 +64,7 @@ MasterConfig *master_config_free(MasterConfig *config) {
         strv_free(config->listen);
         strv_free(config->policies);
         strv_free(config->warnings);
+        free(config->socket);
         free(config->state_directory);
         return mfree(config);
 }
@@ -72,6 +86,12 @@ int master_config_new(MasterConfig **ret) {
         config->max_retries = 100;
         config->detached_keep = 7 * USEC_PER_DAY;
         config->detached_memory = GIB(1);
+        config->limit_unproven = 512;
+        config->limit_per_address = 64;
+        config->limit_rate = 100;
+        config->limit_burst = 200;
+        config->hello_timeout = 5 * USEC_PER_SEC;
+        config->hello_size = KIB(16);
         *ret = TAKE_PTR(config);
         return 0;
 }

@@ -11,6 +11,7 @@
 struct MasterConfig {
         char **listen; /* numeric addresses with ports */
         bool insecure;
+        char *socket; /* path of the UNIX socket when systemd hands none over; NULL: none */
         char *state_directory;
         uint64_t lease, lease_margin;
         uint64_t client_timeout;
@@ -23,7 +24,9 @@ struct MasterConfig {
         unsigned max_retries;
         uint64_t detached_keep;   /* how long the result of a detached task is kept */
         uint64_t detached_memory; /* bytes on disk of one detached task's argument, code or result */
-        char **warnings;          /* what `status` repeats: addresses open to everybody */
+        unsigned limit_unproven, limit_per_address, limit_rate, limit_burst; /* see GateLimits */
+        uint64_t hello_timeout, hello_size;
+        char **warnings; /* what `status` repeats: addresses open to everybody */
 };
 
 /* The defaults, without files. Returns 0, -ENOMEM. */

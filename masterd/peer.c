@@ -3,11 +3,14 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 
+#include "account.h"
 #include "build-config.h"
 #include "client-link.h"
 #include "frame.h"
 #include "json-util.h"
+#include "listener.h"
 #include "log.h"
 #include "manager.h"
 #include "node-link.h"
@@ -31,6 +34,24 @@ static void on_drained(Connection *c, void *userdata);
 
 const ConnectionHandlers PEER_HANDLERS = { .frame = on_frame, .closed = on_closed, .drained = on_drained };
 
+/* What a UNIX socket knows of its other end. An account without a name stays without an owner: it is told so
+ * when it says hello. Returns 0, -ENOMEM. */
+static int peer_identify(Peer *peer) {
+        const char *name;
+        uid_t uid;
+
+        if (listener_peer_uid(peer->connection, &uid) < 0)
+                return 0;
+        peer->local = true;
+        peer->uid = uid;
+        peer->admin = uid == 0;
+        name = uid == 0 ? "root" : account_name(uid);
+        if (!name || !owner_name_is_valid(name))
+                return 0;
+        peer->owner = strdup(name);
+        return peer->owner ? 0 : -ENOMEM;
+}
+
 int peer_new(Manager *manager, Connection *connection, Peer **ret) {
         Peer *peer;
         int r;
@@ -46,13 +67,17 @@ int peer_new(Manager *manager, Connection *connection, Peer **ret) {
                 r = hashmap_new(HASHMAP_U64, &peer->owned);
         if (r >= 0)
                 r = hashmap_new(HASHMAP_U64, &peer->follows);
+        peer->connection = connection_ref(connection);
+        if (r >= 0)
+                r = peer_identify(peer);
         if (r < 0) {
                 hashmap_free(peer->asked);
                 hashmap_free(peer->owned);
+                hashmap_free(peer->follows);
+                connection_unref(peer->connection);
                 free(peer);
                 return r;
         }
-        peer->connection = connection_ref(connection);
         connection_set_handlers(connection, &PEER_HANDLERS, peer);
         list_append(&manager->peers, &peer->link);
         manager->n_peers++;
@@ -90,6 +115,7 @@ Peer *peer_free(Peer *peer) {
         hashmap_free(peer->asked);
         hashmap_free(peer->owned);
         hashmap_free(peer->follows);
+        free(peer->owner);
         free(peer->user);
         return mfree(peer);
 }
@@ -100,7 +126,9 @@ static void on_closed(Connection *c, int error, const char *why, void *userdata)
         if (peer->node)
                 log_notice("Node %s (%s): connection closed: %s", peer->node->name, connection_peer(c), why);
         else if (error < 0)
-                log_info("Connection of %s closed: %s", connection_peer(c), why);
+                /* Of strangers there may be thousands: they are counted. */
+                log_full(peer->role == PEER_UNKNOWN ? LOG_DEBUG : LOG_INFO, "Connection of %s closed: %s",
+                         connection_peer(c), why);
         peer_free(peer);
 }
 
@@ -124,6 +152,19 @@ void peer_refuse(Peer *peer, const char *code, const char *message, json_object 
         (void) json_add_string(json, "message", message);
         (void) connection_send(peer->connection, FRAME_REFUSED, json, NULL, 0);
         connection_finish(peer->connection, 0, message);
+}
+
+void peer_refuse_not_allowed(Peer *peer, const char *who, const char *message) {
+        const char *from = connection_peer(peer->connection);
+        char account[32] = "";
+
+        if (peer->local)
+                snprintf(account, sizeof(account), " (uid %u)", (unsigned) peer->uid);
+        log_struct(LOG_WARNING,
+                   log_field("MESSAGE=Refused %s at %s%s: %s", who ?: "somebody", from, account, message),
+                   log_field("MESSAGE_ID=%s", PEER_REFUSED_MESSAGE_ID),
+                   log_field("CLUPY_OWNER=%s", strempty(who)), log_field("CLUPY_PEER=%s", from));
+        peer_refuse(peer, "not-allowed", message, NULL);
 }
 
 void peer_close(Peer *peer, int error, const char *why) {
@@ -211,57 +252,82 @@ static void send_welcome(Peer *peer, bool session_kept) {
         manager_notify(peer->manager);
 }
 
+/* Whose calls these are. The hello may leave it out where the transport knows, and may say nothing else
+ * then. Returns false when the peer was refused. */
+static bool check_user(Peer *peer, json_object *json) {
+        _cleanup_(freep) char *message = NULL;
+        const char *user;
+
+        if (json_get_string_optional(json, "user", 64, peer->owner, &user) < 0 || !user ||
+            !owner_name_is_valid(user)) {
+                peer_refuse(peer, "bad-hello", "The hello of a client or an operator needs user", NULL);
+                return false;
+        }
+        if (peer->local && !peer->owner) {
+                message = strformat(
+                        "Your account (uid %u) has no name in /etc/passwd of the master's machine: "
+                        "connect over TCP",
+                        (unsigned) peer->uid);
+                peer_refuse_not_allowed(peer, NULL, strempty(message));
+                return false;
+        }
+        if (peer->owner && !streq(peer->owner, user)) {
+                message = strformat("You are %s and cannot be %s: leave user= out", peer->owner, user);
+                peer_refuse_not_allowed(peer, peer->owner, strempty(message));
+                return false;
+        }
+        if (free_and_strdup(&peer->user, user) < 0) {
+                peer_close(peer, -ENOMEM, NULL);
+                return false;
+        }
+        /* Where nobody proves anything, a name is all there is. */
+        if (!peer->owner)
+                peer->admin = streq(user, "root");
+        return true;
+}
+
 static int hello_client(Peer *peer, json_object *json) {
         Manager *m = peer->manager;
-        const char *python, *user, *host;
+        const char *python, *host;
         Session *session;
         bool kept;
         Id key;
         int r;
 
-        if (json_get_string(json, "python", 64, &python) < 0 ||
-            json_get_string(json, "user", 64, &user) < 0 || !owner_name_is_valid(user) ||
-            json_get_id(json, "session", &key) < 0 || id_is_null(key) ||
-            json_get_string_optional(json, "host", 255, NULL, &host) < 0) {
+        if (json_get_string(json, "python", 64, &python) < 0 || json_get_id(json, "session", &key) < 0 ||
+            id_is_null(key) || json_get_string_optional(json, "host", 255, NULL, &host) < 0) {
                 peer_refuse(peer, "bad-hello", "A client's hello needs python, user and session", NULL);
                 return 0;
         }
-        if (!check_python(peer, python))
+        if (!check_user(peer, json) || !check_python(peer, python))
                 return 0;
-        session = session_find(m, user, key);
+        session = session_find(m, peer->user, key);
         kept = session != NULL;
         if (!session && hashmap_size(m->sessions) >= MANAGER_SESSIONS_MAX) {
                 peer_refuse(peer, "busy", "There are too many clients", NULL);
                 return 0;
         }
         if (!session) {
-                r = session_new(m, user, key, &session);
+                r = session_new(m, peer->user, key, &session);
                 if (r < 0)
                         return r;
         } else if (session->peer)
                 peer_evict(session->peer, "A newer connection of the same client took over");
         (void) json_get_int64_optional(json, "pid", 0, INT32_MAX, 0, &session->pid);
         free_and_strdup(&session->host, host);
-        free_and_strdup(&peer->user, user);
         peer->role = PEER_CLIENT;
         peer->session = session;
         m->n_clients++;
         send_welcome(peer, kept);
         session_connected(session, peer);
-        log_debug("Client %s at %s (%s)", user, connection_peer(peer->connection),
+        log_debug("Client %s at %s (%s)", peer->user, connection_peer(peer->connection),
                   kept ? "is back" : "is new");
         return 0;
 }
 
 static int hello_operator(Peer *peer, json_object *json) {
-        const char *user;
-
-        if (json_get_string(json, "user", 64, &user) < 0 || !owner_name_is_valid(user)) {
-                peer_refuse(peer, "bad-hello", "An operator's hello needs user", NULL);
+        if (!check_user(peer, json))
                 return 0;
-        }
-        if (free_and_strdup(&peer->user, user) < 0)
-                return -ENOMEM;
         peer->role = PEER_OPERATOR;
         send_welcome(peer, false);
         return 0;
@@ -298,6 +364,13 @@ static int hello_agent(Peer *peer, json_object *json) {
         Node *node;
         int r;
 
+        if (peer->local) {
+                peer_refuse_not_allowed(
+                        peer, peer->owner,
+                        "A UNIX socket is for clients: an agent connects over TCP, also on the master's "
+                        "own machine");
+                return 0;
+        }
         if (json_get_string(json, "python", 64, &python) < 0 ||
             json_get_string(json, "name", 64, &name) < 0 || !node_name_is_valid(name) ||
             json_get_id(json, "boot_id", &boot_id) < 0 || json_get_id(json, "instance", &instance) < 0 ||

@@ -3,12 +3,16 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "connection.h"
 #include "hashmap.h"
 #include "list.h"
 #include "memory-util.h"
 #include "types.h"
+
+/* MESSAGE_ID= of the journal's records of refusals. */
+#define PEER_REFUSED_MESSAGE_ID "6576eb304b7982977cf77b256bb9a5eb"
 
 typedef enum PeerRole {
         PEER_UNKNOWN, /* has not said hello */
@@ -25,7 +29,13 @@ struct Peer {
         Manager *manager;
         Connection *connection;
         PeerRole role;
-        char *user;
+        /* Who the transport says it is, with certainty: the user of a UNIX socket, the name in a
+         * certificate. NULL: it says nothing (plaintext TCP), and the hello is believed. */
+        char *owner;
+        bool admin;       /* may do everything */
+        bool local;       /* came over the UNIX socket: no agent */
+        uid_t uid;        /* then: of the user there */
+        char *user;       /* client, operator: whose calls these are. The owner, else what the hello says. */
         Session *session; /* a client's, until it is evicted or says goodbye */
         Node *node;       /* an agent's, likewise */
         ListLink link;
@@ -48,6 +58,9 @@ extern const ConnectionHandlers PEER_HANDLERS;
 /* Says REFUSED and ends the connection in an orderly way. details: more members of the frame (taken), NULL.
  */
 void peer_refuse(Peer *peer, const char *code, const char *message, json_object *details);
+/* REFUSED with the code not-allowed, and a record in the journal of who (NULL: not known), from where, and
+ * why. */
+void peer_refuse_not_allowed(Peer *peer, const char *who, const char *message);
 /* Ends it at once. The peer is freed from the loop later. */
 void peer_close(Peer *peer, int error, const char *why);
 

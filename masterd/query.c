@@ -149,6 +149,21 @@ static void add_tasks_summary(Manager *m, json_object *tasks) {
         (void) json_add_uint64(tasks, "failed", m->n_failed);
 }
 
+/* Connections that have not shown who they are, and those that were turned away since the start, by reason.
+ */
+static void add_strangers(Query *q) {
+        const Gate *gate = q->m->entrance.gate;
+        json_object *strangers, *refused;
+
+        if (json_add_new_object(q->result, "strangers", &strangers) < 0)
+                return;
+        (void) json_add_uint64(strangers, "unproven", gate_unproven(gate));
+        if (json_add_new_object(strangers, "refused", &refused) < 0)
+                return;
+        for (GateReason reason = GATE_OPEN + 1; reason < _GATE_REASON_MAX; reason++)
+                (void) json_add_uint64(refused, gate_reason_to_string(reason), gate_refused(gate, reason));
+}
+
 static QueryError query_status(Query *q) {
         Manager *m = q->m;
         json_object *list, *tasks;
@@ -166,10 +181,12 @@ static QueryError query_status(Query *q) {
         (void) json_add_string(q->result, "python", CLUPY_PYTHON_VERSION);
         if (json_add_new_array(q->result, "listen", &list) < 0)
                 return QUERY_FAILED;
-        for (size_t i = 0; i < m->n_listeners; i++)
-                (void) json_append_string(list, listener_address(m->listeners[i]));
+        for (size_t i = 0; i < m->entrance.n_listeners; i++)
+                (void) json_append_string(list, listener_address(m->entrance.listeners[i]));
         add_nodes_summary(q);
         (void) json_add_uint64(q->result, "clients", m->n_clients);
+        if (m->entrance.gate)
+                add_strangers(q);
         if (json_add_new_object(q->result, "tasks", &tasks) < 0)
                 return QUERY_FAILED;
         add_tasks_summary(m, tasks);
@@ -271,8 +288,8 @@ typedef struct TaskFilter {
 static void filter_task(Query *q, TaskFilter *f, const TaskView *view) {
         json_object *e;
 
-        if ((f->state && !streq(f->state, state_shown(view))) || (f->owner && !streq(f->owner, view->owner)) ||
-            (f->node && !streq_ptr(f->node, view->node)) ||
+        if ((f->state && !streq(f->state, state_shown(view))) ||
+            (f->owner && !streq(f->owner, view->owner)) || (f->node && !streq_ptr(f->node, view->node)) ||
             (f->job && !startswith(ID_HEX(view->job), f->job) && !streq(f->job, view->name)))
                 return;
         f->total++;
