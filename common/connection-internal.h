@@ -13,8 +13,8 @@ void connection_set_watcher(Connection *c, ConnectionWatcher watcher, void *user
 /* For tests, which cannot wait for the real ones. µs; before anything has been received. */
 void connection_set_timeouts(Connection *c, uint64_t hello_usec, uint64_t frame_usec);
 
-/* Of one that was accepted just now: how long the hello may take (µs) and how many bytes may be read before it has been
- * accepted. 0: as it is. */
+/* Of one that was accepted just now: how long the hello may take (µs) and how many bytes may be read before
+ * it has been accepted. 0: as it is. */
 void connection_set_hello_limits(Connection *c, uint64_t usec, uint64_t bytes);
 
 /* The rest is between connection.c, connection-read.c and connection-write.c. */
@@ -45,7 +45,7 @@ struct Connection {
         int write_error; /* writing failed; what the peer said before its end is still read */
 
         sd_event *event;
-        sd_event_source *io, *deferred, *hello_timer, *timer;
+        sd_event_source *io, *deferred, *again, *hello_timer, *timer;
         uint32_t io_events, read_events, write_events;
         uint64_t write_iteration; /* the loop's iteration of the last write: see connection_send_text() */
         uint64_t frame_since;     /* CLOCK_MONOTONIC when the frame that is not whole yet began, 0: none */
@@ -89,5 +89,10 @@ void connection_watch_frame(Connection *c);
 void connection_flush(Connection *c);
 /* Reads what is there and hands out its frames. */
 void connection_read(Connection *c);
+/* Has the loop read once more, after others had their turn, when the transport has something that epoll does
+ * not tell of. */
+void connection_read_again(Connection *c);
+/* connection_close() for an error of the transport, in its words. */
+void connection_transport_failed(Connection *c, int error);
 /* Hands out what was read before a pause. */
 void connection_deliver_backlog(Connection *c);

@@ -91,18 +91,25 @@ static void connection_read_end(Connection *c, int error) {
         if (c->state == STATE_FINISHING)
                 connection_close(c, c->close_error, NULL);
         else if (error < 0)
-                connection_close(c, error, NULL);
+                connection_transport_failed(c, error);
         else if (frame_decoder_is_partial(&c->decoder))
                 connection_close(c, -ECONNRESET, "The peer closed the connection in the middle of a frame");
         else
                 connection_close(c, 0, "The peer closed the connection");
 }
 
+/* The begin of a TLS handshake's first record, at a connection without. */
+static bool is_tls(const Connection *c, const uint8_t *data, size_t size) {
+        return c->transport == &CONNECTION_TRANSPORT_PLAIN && size >= 3 && data[0] == 0x16 &&
+               data[1] == 0x03;
+}
+
 /* How much the peer may say yet, as far as that matters to one read. */
 static size_t connection_allowance(const Connection *c) {
         if (c->established || c->hello_bytes == 0)
                 return SIZE_MAX;
-        return (size_t) MIN(c->hello_bytes - MIN(c->hello_bytes, c->statistics.bytes_in), (uint64_t) SIZE_MAX);
+        return (size_t) MIN(c->hello_bytes - MIN(c->hello_bytes, c->statistics.bytes_in),
+                            (uint64_t) SIZE_MAX);
 }
 
 void connection_read(Connection *c) {
@@ -141,6 +148,12 @@ void connection_read(Connection *c) {
                         connection_read_end(c, (int) n);
                         return;
                 }
+                c->read_events = EPOLLIN;
+                if (c->statistics.bytes_in == 0 && room == 0 && is_tls(c, scratch, (size_t) n)) {
+                        connection_close(c, -EPROTONOSUPPORT,
+                                         "The peer speaks TLS to an address for plaintext");
+                        return;
+                }
                 c->statistics.bytes_in += (uint64_t) n;
                 taken += (size_t) n;
                 if (c->state == STATE_OPEN) {
@@ -152,7 +165,28 @@ void connection_read(Connection *c) {
                 if ((size_t) n < room + offered)
                         break;
         }
+        connection_read_again(c);
         connection_update_events(c);
+}
+
+static int on_again(sd_event_source *source, void *userdata) {
+        _cleanup_(connection_unrefp) Connection *c = connection_ref(userdata);
+
+        if (!c->paused && (c->state == STATE_OPEN || c->state == STATE_FINISHING))
+                connection_read(c);
+        return 0;
+}
+
+void connection_read_again(Connection *c) {
+        if (c->paused || (c->state != STATE_OPEN && c->state != STATE_FINISHING) ||
+            !c->transport->pending(c->transport_data))
+                return;
+        /* At the sockets' priority, not the deferred source's: what a fast peer sends must not keep others
+         * waiting. */
+        if (!c->again)
+                (void) sd_event_add_defer(c->event, &c->again, on_again, c);
+        else
+                (void) sd_event_source_set_enabled(c->again, SD_EVENT_ONESHOT);
 }
 
 void connection_pause(Connection *c, bool pause) {
@@ -170,5 +204,6 @@ void connection_pause(Connection *c, bool pause) {
         c->frame_since = 0;
         if (!c->delivering)
                 connection_watch_frame(c);
+        connection_read_again(c);
         connection_update_events(c);
 }

@@ -46,6 +46,14 @@ static int plain_shutdown(void *transport, int fd, uint32_t *ret_events) {
         return shutdown(fd, SHUT_WR) < 0 ? -errno : 0;
 }
 
+static bool plain_pending(const void *transport) {
+        return false;
+}
+
+static const char *plain_why(const void *transport) {
+        return NULL;
+}
+
 static void plain_close(void *transport) {
 }
 
@@ -55,5 +63,7 @@ const ConnectionTransport CONNECTION_TRANSPORT_PLAIN = {
         .readv = plain_readv,
         .writev = plain_writev,
         .shutdown = plain_shutdown,
+        .pending = plain_pending,
+        .why = plain_why,
         .close = plain_close,
 };

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 
-/* The seam between a connection and its socket: TLS goes here. One object per connection, over a connected
- * non-blocking stream socket that stays the connection's.
+/* The seam between a connection and its socket: plaintext or TLS. One object per connection, over a
+ * connected non-blocking stream socket that stays the connection's.
  *
  * Each function may return -EAGAIN after setting *ret_events to the epoll events (EPOLLIN, EPOLLOUT) whose
  * arrival makes another try worthwhile. */
@@ -20,6 +21,10 @@ typedef struct ConnectionTransport {
         ssize_t (*writev)(void *transport, int fd, const struct iovec *iov, int n_iov, uint32_t *ret_events);
         /* Says that no more will be written. Returns 0, -EAGAIN, -errno. */
         int (*shutdown)(void *transport, int fd, uint32_t *ret_events);
+        /* There is something to read that no epoll event will tell of. */
+        bool (*pending)(const void *transport);
+        /* A sentence about the last error, as `closed` gives it on; NULL when the errno says all. */
+        const char *(*why)(const void *transport);
         /* Frees the object. */
         void (*close)(void *transport);
 } ConnectionTransport;

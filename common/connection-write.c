@@ -91,6 +91,7 @@ int connection_send_text(Connection *c, FrameType type, const char *json, size_t
         uint8_t head[FRAME_HEADER_SIZE + 4 * FRAME_PAYLOAD_COUNT_MAX];
         struct iovec iov[QUEUE_VECTORS + 2 + FRAME_PAYLOAD_COUNT_MAX];
         size_t n_queued, n_iov, total, written = 0;
+        bool tried = false;
         uint64_t iteration = 0;
         ssize_t head_size;
         int r;
@@ -124,6 +125,7 @@ int connection_send_text(Connection *c, FrameType type, const char *json, size_t
                 size_t queued = c->queue.size;
 
                 c->write_iteration = iteration;
+                tried = true;
                 written = connection_write(c, iov, n_iov);
                 if (c->write_error < 0)
                         return 0;
@@ -141,8 +143,9 @@ int connection_send_text(Connection *c, FrameType type, const char *json, size_t
         if (written < total) {
                 r = send_queue_append(&c->queue, iov + n_queued, n_iov - n_queued, written);
                 if (r < 0) {
-                        /* A frame of which a part is on the wire cannot be taken back. */
-                        if (written > 0)
+                        /* A frame of which a part is on the wire, or in a record on its way there, cannot be
+                         * taken back. */
+                        if (tried)
                                 connection_close(c, -ENOMEM, NULL);
                         return r;
                 }

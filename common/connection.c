@@ -8,6 +8,7 @@
 #include <sys/epoll.h>
 
 #include "connection-internal.h"
+#include "connection-tls.h"
 #include "fd-util.h"
 #include "resolver.h"
 #include "time-util.h"
@@ -62,6 +63,7 @@ static void watcher_tell(Connection *c, bool established) {
 /* Gives everything back but the object itself. */
 static void connection_release(Connection *c) {
         c->io = sd_event_source_disable_unref(c->io);
+        c->again = sd_event_source_disable_unref(c->again);
         c->hello_timer = sd_event_source_disable_unref(c->hello_timer);
         c->timer = sd_event_source_disable_unref(c->timer);
         if (c->transport_data) {
@@ -119,6 +121,10 @@ void connection_close(Connection *c, int error, const char *why) {
         watcher_tell(c, false);
         connection_release(c);
         connection_defer(c);
+}
+
+void connection_transport_failed(Connection *c, int error) {
+        connection_close(c, error, c->transport->why(c->transport_data));
 }
 
 void connection_fail(Connection *c, int error, const char *format, ...) {
@@ -187,7 +193,10 @@ static int on_timer(sd_event_source *source, uint64_t usec, void *userdata) {
 static int on_hello_timer(sd_event_source *source, uint64_t usec, void *userdata) {
         Connection *c = userdata;
 
-        if (c->state == STATE_CONNECTING || c->state == STATE_HANDSHAKING)
+        if (c->state == STATE_HANDSHAKING)
+                connection_fail(c, -ETIMEDOUT, "The TLS handshake with %s did not end within %g s", c->peer,
+                                (double) c->hello_timeout / USEC_PER_SEC);
+        else if (c->state == STATE_CONNECTING)
                 connection_fail(c, -ETIMEDOUT, "No connection to %s within %g s", c->peer,
                                 (double) c->hello_timeout / USEC_PER_SEC);
         else
@@ -210,11 +219,12 @@ static void connection_up(Connection *c) {
                 return;
         }
         if (r < 0) {
-                connection_close(c, r, NULL);
+                connection_transport_failed(c, r);
                 return;
         }
         c->state = STATE_OPEN;
         c->read_events = EPOLLIN;
+        connection_read_again(c);
         connection_update_events(c);
         if (c->outgoing) {
                 c->connected_due = true;
@@ -254,7 +264,7 @@ static int on_io(sd_event_source *source, int fd, uint32_t revents, void *userda
                 break;
         case STATE_OPEN:
         case STATE_FINISHING:
-                if (revents & EPOLLOUT && c->blocked)
+                if (revents & c->write_events && c->blocked)
                         connection_flush(c);
                 if (c->state == STATE_CLOSED)
                         break;
@@ -292,7 +302,7 @@ static int on_deferred(sd_event_source *source, void *userdata) {
                         if (c->write_error < 0) {
                                 connection_read(c);
                                 if (c->state != STATE_CLOSED)
-                                        connection_close(c, c->write_error, NULL);
+                                        connection_transport_failed(c, c->write_error);
                         }
                 }
         }
@@ -383,8 +393,23 @@ static int connection_watch_fd(Connection *c, int fd) {
         return 0;
 }
 
-int connection_new_accepted(sd_event *event, int fd, const ConnectionHandlers *handlers, void *userdata,
-                            Connection **ret) {
+/* host: of an outgoing connection. */
+static int connection_set_tls(Connection *c, TlsContext *tls, int fd, const char *host) {
+        TlsLink *link;
+        int r;
+
+        if (!tls)
+                return 0;
+        r = tls_link_new(tls, fd, host, &link);
+        if (r < 0)
+                return r;
+        c->transport = &CONNECTION_TRANSPORT_TLS;
+        c->transport_data = link;
+        return 0;
+}
+
+int connection_new_accepted_tls(sd_event *event, int fd, TlsContext *tls, const ConnectionHandlers *handlers,
+                                void *userdata, Connection **ret) {
         _cleanup_(connection_unrefp) Connection *c = NULL;
         struct sockaddr_storage address = { 0 };
         socklen_t size = sizeof(address);
@@ -398,6 +423,9 @@ int connection_new_accepted(sd_event *event, int fd, const ConnectionHandlers *h
         r = connection_new(event, (struct sockaddr *) &address, size, handlers, userdata, &c);
         if (r < 0)
                 return r;
+        r = connection_set_tls(c, tls, fd, NULL);
+        if (r < 0)
+                return r;
         socket_tune(fd, address.ss_family);
         c->state = STATE_HANDSHAKING;
         r = connection_watch_fd(c, fd);
@@ -408,8 +436,14 @@ int connection_new_accepted(sd_event *event, int fd, const ConnectionHandlers *h
         return 0;
 }
 
-int connection_new_outgoing(sd_event *event, const struct sockaddr *address, socklen_t size,
-                            const ConnectionHandlers *handlers, void *userdata, Connection **ret) {
+int connection_new_accepted(sd_event *event, int fd, const ConnectionHandlers *handlers, void *userdata,
+                            Connection **ret) {
+        return connection_new_accepted_tls(event, fd, NULL, handlers, userdata, ret);
+}
+
+int connection_new_outgoing_tls(sd_event *event, const struct sockaddr *address, socklen_t size,
+                                TlsContext *tls, const char *host, const ConnectionHandlers *handlers,
+                                void *userdata, Connection **ret) {
         _cleanup_(connection_unrefp) Connection *c = NULL;
         _cleanup_(close_fdp) int fd = -EBADF;
         int r;
@@ -418,6 +452,9 @@ int connection_new_outgoing(sd_event *event, const struct sockaddr *address, soc
         if (fd < 0)
                 return -errno;
         r = connection_new(event, address, size, handlers, userdata, &c);
+        if (r < 0)
+                return r;
+        r = connection_set_tls(c, tls, fd, host);
         if (r < 0)
                 return r;
         c->outgoing = true;
@@ -438,6 +475,11 @@ int connection_new_outgoing(sd_event *event, const struct sockaddr *address, soc
         }
         *ret = TAKE_PTR(c);
         return 0;
+}
+
+int connection_new_outgoing(sd_event *event, const struct sockaddr *address, socklen_t size,
+                            const ConnectionHandlers *handlers, void *userdata, Connection **ret) {
+        return connection_new_outgoing_tls(event, address, size, NULL, NULL, handlers, userdata, ret);
 }
 
 /* What others ask */
@@ -503,4 +545,26 @@ const ConnectionStatistics *connection_statistics(const Connection *c) {
 
 sd_event *connection_event(const Connection *c) {
         return c->event;
+}
+
+/* The other end's certificate */
+
+static TlsLink *connection_tls(const Connection *c) {
+        return c->transport == &CONNECTION_TRANSPORT_TLS ? c->transport_data : NULL;
+}
+
+bool connection_is_secure(const Connection *c) {
+        return c->transport == &CONNECTION_TRANSPORT_TLS;
+}
+
+const Identity *connection_identity(const Connection *c) {
+        TlsLink *link = connection_tls(c);
+
+        return link ? tls_link_identity(link) : NULL;
+}
+
+int connection_check_peer(Connection *c, const char **ret_why) {
+        TlsLink *link = connection_tls(c);
+
+        return link ? tls_link_check(link, ret_why) : 0;
 }

@@ -10,7 +10,9 @@
 #include <systemd/sd-event.h>
 
 #include "frame.h"
+#include "identity.h"
 #include "memory-util.h"
+#include "tls-context.h"
 
 /* Either end of a TCP (or UNIX stream) connection that carries frames, on an sd_event loop.
  *
@@ -55,6 +57,17 @@ int connection_new_accepted(sd_event *event, int fd, const ConnectionHandlers *h
                             Connection **ret);
 int connection_new_outgoing(sd_event *event, const struct sockaddr *address, socklen_t size,
                             const ConnectionHandlers *handlers, void *userdata, Connection **ret);
+
+/* With TLS from the first byte on; tls NULL: without. host is the name or address that was dialled: the
+ * other end's certificate must be a master's with that name. Return also -EINVAL for a host that no
+ * certificate can have. What goes wrong in the handshake comes through `closed`: -EKEYEXPIRED, -EKEYREVOKED,
+ * -EKEYREJECTED (a certificate, the sentence says whose), -EPROTONOSUPPORT (the peer speaks plaintext, or
+ * TLS to a connection without), -EPROTO. */
+int connection_new_accepted_tls(sd_event *event, int fd, TlsContext *tls, const ConnectionHandlers *handlers,
+                                void *userdata, Connection **ret);
+int connection_new_outgoing_tls(sd_event *event, const struct sockaddr *address, socklen_t size,
+                                TlsContext *tls, const char *host, const ConnectionHandlers *handlers,
+                                void *userdata, Connection **ret);
 
 Connection *connection_ref(Connection *c);
 Connection *connection_unref(Connection *c); /* takes NULL, returns NULL */
@@ -111,3 +124,13 @@ typedef struct ConnectionStatistics {
 } ConnectionStatistics;
 const ConnectionStatistics *connection_statistics(const Connection *c);
 sd_event *connection_event(const Connection *c);
+
+/* It speaks TLS. */
+bool connection_is_secure(const Connection *c);
+/* Who the other end is by its certificate, until the connection is closed; NULL when it has shown none, and
+ * without TLS. */
+const Identity *connection_identity(const Connection *c);
+/* Whether its certificate would still be accepted: for when TlsContextHandlers.changed was called, and once
+ * in a while for those that expire. Returns 0, or -EKEYREVOKED, -EKEYREJECTED, -EKEYEXPIRED with a sentence
+ * that is valid until the next call. */
+int connection_check_peer(Connection *c, const char **ret_why);

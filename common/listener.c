@@ -42,6 +42,7 @@ static Listener *listener_unref(Listener *l) {
         if (!l || --l->n_ref > 0)
                 return NULL;
         gate_unref(l->options.gate);
+        tls_context_unref(l->options.tls);
         free(l->address);
         return mfree(l);
 }
@@ -115,7 +116,7 @@ static int listener_take(Listener *l, int fd_taken) {
                 if (r < 0)
                         return r;
         }
-        r = connection_new_accepted(l->event, fd, l->options.handlers, NULL, &c);
+        r = connection_new_accepted_tls(l->event, fd, l->options.tls, l->options.handlers, NULL, &c);
         if (r < 0) {
                 if (watch->waiting) {
                         gate_leave(gate, watch->ticket);
@@ -227,6 +228,7 @@ int listener_new_from_fd(sd_event *event, int fd, const ListenerOptions *options
                 .accept = accept,
                 .userdata = userdata,
         };
+        l->options.tls = options->tls ? tls_context_ref(options->tls) : NULL;
         l->options.connections_max = options->connections_max ?: CONNECTIONS_MAX;
         if (options->gate)
                 l->options.gate = gate_ref(options->gate);

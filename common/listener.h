@@ -16,6 +16,7 @@ typedef struct Listener Listener;
 typedef struct ListenerOptions {
         const ConnectionHandlers *handlers; /* of each connection */
         unsigned connections_max;           /* open ones in all; 0: 10,000 */
+        TlsContext *tls;                    /* NULL: plaintext. Referenced. */
         Gate *gate;                         /* for those that have not said hello; NULL: none. Referenced. */
         uint64_t hello_timeout;             /* µs from accepting to connection_established(); 0: 10 s */
         uint64_t hello_bytes;               /* at most read before it; 0: what one frame may have */
