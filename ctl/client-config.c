@@ -10,12 +10,20 @@
 #define FILE_NAME "clupy.client.yaml"
 
 typedef struct ClientConfig {
-        char *master;
+        char *master, *certificate, *key, *authority;
+        bool insecure;
 } ClientConfig;
 
 static const ConfigItem items[] = {
         { "master", CONFIG_SCALAR, config_parse_string, offsetof(ClientConfig, master),
           "a master's address such as clupy://host:7878", .min = 1, .max = 4096 },
+        { "insecure", CONFIG_SCALAR, config_parse_bool, offsetof(ClientConfig, insecure), "true or false" },
+        { "tls.certificate", CONFIG_SCALAR, config_parse_string, offsetof(ClientConfig, certificate),
+          "the path of a file", .min = 1, .max = 4096 },
+        { "tls.key", CONFIG_SCALAR, config_parse_string, offsetof(ClientConfig, key), "the path of a file",
+          .min = 1, .max = 4096 },
+        { "tls.authority", CONFIG_SCALAR, config_parse_string, offsetof(ClientConfig, authority),
+          "the path of a file", .min = 1, .max = 4096 },
 };
 
 /* As client_config_load(), for one file. */
@@ -23,6 +31,9 @@ static int load_file(const char *path, char **ret_master, char **ret_message) {
         ClientConfig config = {};
         int r = config_load_file(path, items, ELEMENTSOF(items), &config, ret_message);
 
+        free(config.certificate);
+        free(config.key);
+        free(config.authority);
         if (r < 0 || !config.master) {
                 free(config.master);
                 return r == -ENOENT || r == -ENOTDIR ? 0 : r;

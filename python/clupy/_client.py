@@ -64,7 +64,7 @@ class Client:
 
     @property
     def url(self) -> str:
-        """The master's address, as clupy://host:port."""
+        """The master's address, as clupy://host:port, clupy+insecure://host:port or unix:/path."""
         return self._master.url
 
     @overload
@@ -240,8 +240,10 @@ def default_client() -> Client:
 
 
 def init(url: Optional[str] = None) -> Client:
-    """Says where the master is: `host`, `host:port` or `clupy://host[:port][,host[:port]…]`; without url, as the
-    environment and the configuration say. Returns the default client, which connects with the first call.
+    """Says where the master is: `host`, `host:port` or `clupy://host[:port][,host[:port]…]` (TLS, with the certificates
+    that clupy.client.yaml names), `clupy+insecure://…` (plaintext) or `unix:/path` (on the master's own machine); without
+    url, as the environment and the configuration say, else unix:/run/clupy/master.sock if it is there, else
+    clupy://localhost:7878. Returns the default client, which connects with the first call.
 
     Raises ConfigurationError for an address that is none, ClupyError while calls to another master are outstanding."""
     global _default
@@ -249,7 +251,7 @@ def init(url: Optional[str] = None) -> Client:
     with _default_lock:
         former = _default
         if former is not None:
-            if former._master.addresses == made._master.addresses:
+            if former._master._replace(source="") == made._master._replace(source=""):
                 return former
             waiting = len(former._outstanding())
             if waiting:

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the master is: clupy.init(url), CLUPY_MASTER_URL, clupy.client.yaml, clupy://localhost:7878, in this order."""
+"""Where the master is: clupy.init(url), CLUPY_MASTER_URL, clupy.client.yaml, unix:/run/clupy/master.sock if it is
+there, clupy://localhost:7878, in this order. And with which files this client shows who it is: CLUPY_TLS_CERTIFICATE,
+CLUPY_TLS_KEY, CLUPY_TLS_AUTHORITY, the section `tls:` of clupy.client.yaml, the usual places."""
 
 from __future__ import annotations
 
 import difflib
 import os
+import stat
 from pathlib import Path
-from typing import List, NamedTuple, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import yaml
 
@@ -14,11 +17,39 @@ from ._failures import ConfigurationError
 
 DEFAULT_PORT = 7878
 DEFAULT_URL = "clupy://localhost:7878"
+DEFAULT_SOCKET = "/run/clupy/master.sock"
+SYSTEM_FOLDER = "/etc/clupy/pki"
 FILE_NAME = "clupy.client.yaml"
-_KEYS = ("master",)
+_KEYS = ("master", "insecure", "tls.certificate", "tls.key", "tls.authority")
+_TOP_KEYS = tuple(dict.fromkeys(key.partition(".")[0] for key in _KEYS))
+_TLS_KEYS = tuple(key.partition(".")[2] for key in _KEYS if "." in key)
 _FILE_MAX = 1 << 20
+_SOCKET_PATH_MAX = 107  # bytes; the kernel's bound
+_SECURE, _INSECURE, _UNIX = "clupy", "clupy+insecure", "unix:"
 
-Address = Tuple[str, int]
+Address = Tuple[str, int]  # host and port; an absolute path and 0 for a UNIX socket
+
+
+class Target(NamedTuple):
+    """What an URL says. insecure: plaintext over TCP."""
+
+    addresses: Tuple[Address, ...]
+    insecure: bool = False
+
+
+class TlsFile(NamedTuple):
+    """A path, and where it was named (for error messages)."""
+
+    path: str
+    source: str
+
+
+class TlsFiles(NamedTuple):
+    """The files that were named; None: the usual places."""
+
+    certificate: Optional[TlsFile] = None
+    key: Optional[TlsFile] = None
+    authority: Optional[TlsFile] = None
 
 
 class Master(NamedTuple):
@@ -26,39 +57,95 @@ class Master(NamedTuple):
 
     addresses: Tuple[Address, ...]
     source: str
+    insecure: bool = False
+    tls: TlsFiles = TlsFiles()
 
     @property
     def url(self) -> str:
-        return "clupy://" + ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-                                     for host, port in self.addresses)
+        if is_socket(self.addresses[0]):
+            return format_address(self.addresses[0])
+        return f"{_INSECURE if self.insecure else _SECURE}://" + ",".join(map(format_address, self.addresses))
+
+
+class _File(NamedTuple):
+    """What a clupy.client.yaml says."""
+
+    master: Optional[Tuple[Target, str]] = None  # and where
+    insecure: Optional[bool] = None
+    tls: Optional[TlsFiles] = None
+
+
+def is_socket(address: Address) -> bool:
+    """Whether it is the path of a UNIX socket."""
+    return address[0].startswith("/")
+
+
+def format_address(address: Address) -> str:
+    """As in URLs and sentences: host:port, [v6]:port or unix:/path."""
+    host, port = address
+    if is_socket(address):
+        return f"{_UNIX}{host}"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def user_folder() -> str:
+    """Where a user's own configuration and certificate are."""
+    folder = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
+    return os.path.join(folder, "clupy")
 
 
 def resolve(url: Optional[str] = None) -> Master:
     """Finds the master's addresses. Raises ConfigurationError, naming file and line where there is one."""
-    if url is not None:
-        return Master(parse_url(url), "clupy.init()")
-    from_environment = os.environ.get("CLUPY_MASTER_URL")
-    if from_environment:
-        return Master(parse_url(from_environment, "CLUPY_MASTER_URL"), "CLUPY_MASTER_URL")
-    for path in _files():
-        master = _read_file(path)
-        if master is not None:
-            return master
-    return Master(parse_url(DEFAULT_URL), "the default")
+    source = "clupy.init()"
+    target = None if url is None else parse_url(url)
+    if target is None and os.environ.get("CLUPY_MASTER_URL"):
+        source = "CLUPY_MASTER_URL"
+        target = parse_url(os.environ[source], source)
+    if target is not None and (target.insecure or is_socket(target.addresses[0])):
+        return Master(target.addresses, source, target.insecure)
+    files = [_read_file(path) for path in (Path(FILE_NAME), Path(user_folder(), FILE_NAME))]
+    if target is None:
+        target, source = next((file.master for file in files if file.master is not None), (_default(), "the default"))
+    insecure = target.insecure or next((file.insecure for file in files if file.insecure is not None), False)
+    named = next((file.tls for file in files if file.tls is not None), TlsFiles())
+    return Master(target.addresses, source, insecure and not is_socket(target.addresses[0]), _environment(named))
 
 
-def parse_url(url: str, where: str = "") -> Tuple[Address, ...]:
-    """`host`, `host:port`, `[v6]:port` or `clupy://host[:port][,host[:port]…]`. Raises ConfigurationError; where is
-    put in front of its sentence."""
+def _default() -> Target:
+    try:
+        there = stat.S_ISSOCK(os.stat(DEFAULT_SOCKET).st_mode)
+    except OSError:
+        there = False
+    return Target(((DEFAULT_SOCKET, 0),)) if there else parse_url(DEFAULT_URL)
+
+
+def _environment(files: TlsFiles) -> TlsFiles:
+    names = {key: f"CLUPY_TLS_{key.upper()}" for key in _TLS_KEYS}
+    return files._replace(**{key: TlsFile(os.path.abspath(os.environ[name]), name) for key, name in names.items()
+                             if os.environ.get(name)})
+
+
+def parse_url(url: str, where: str = "") -> Target:
+    """`host`, `host:port`, `[v6]:port`, `clupy://host[:port][,host[:port]…]`, `clupy+insecure://…` or `unix:/path`.
+    Raises ConfigurationError; where is put in front of its sentence."""
     prefix = f"{where}: " if where else ""
     if not isinstance(url, str):
         raise ConfigurationError(f"{prefix}expected a master's address like 'clupy://host:7878', got {url!r}")
-    scheme, separator, rest = url.strip().partition("://")
+    text = url.strip()
+    if text.startswith(_UNIX):
+        path = text[len(_UNIX):]
+        if not path.startswith("/") or "\0" in path or len(os.fsencode(path)) > _SOCKET_PATH_MAX:
+            raise ConfigurationError(f"{prefix}expected an absolute path of at most {_SOCKET_PATH_MAX} bytes, as in "
+                                     f"unix:{DEFAULT_SOCKET} (over TCP: clupy://host:7878), got '{url}'")
+        return Target(((path, 0),))
+    scheme, separator, rest = text.partition("://")
     if not separator:
         rest = scheme
-    elif scheme != "clupy":
-        raise ConfigurationError(f"{prefix}expected an address that begins with clupy://, got '{url}'")
-    return tuple(_parse_address(part.strip(), url, prefix) for part in rest.rstrip("/").split(","))
+    elif scheme not in (_SECURE, _INSECURE):
+        raise ConfigurationError(f"{prefix}expected an address that begins with clupy://, clupy+insecure:// or unix:, "
+                                 f"got '{url}'")
+    addresses = tuple(_parse_address(part.strip(), url, prefix) for part in rest.rstrip("/").split(","))
+    return Target(addresses, bool(separator) and scheme == _INSECURE)
 
 
 def _parse_address(text: str, url: str, prefix: str) -> Address:
@@ -83,17 +170,12 @@ def _parse_address(text: str, url: str, prefix: str) -> Address:
     return host, int(port_text)
 
 
-def _files() -> List[Path]:
-    folder = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
-    return [Path(FILE_NAME), Path(folder, "clupy", FILE_NAME)]
-
-
-def _read_file(path: Path) -> Optional[Master]:
+def _read_file(path: Path) -> _File:
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read(_FILE_MAX + 1)
     except (FileNotFoundError, NotADirectoryError):
-        return None
+        return _File()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path}: cannot be read: {error}") from None
     if len(text) > _FILE_MAX:
@@ -106,22 +188,60 @@ def _read_file(path: Path) -> Optional[Master]:
     except yaml.YAMLError as error:
         raise ConfigurationError(f"{path}:1: {error}") from None
     if root is None:
-        return None
-    if not isinstance(root, yaml.MappingNode):
-        raise ConfigurationError(f"{path}:{root.start_mark.line + 1}: expected 'key: value' lines")
-    master: Optional[Master] = None
-    for key, value in root.value:
-        line = key.start_mark.line + 1
-        name = key.value if isinstance(key, yaml.ScalarNode) else "?"
-        if name not in _KEYS:
-            near = difflib.get_close_matches(str(name), _KEYS, 1)
-            hint = f"; did you mean '{near[0]}'?" if near else f"; known is {', '.join(_KEYS)}"
-            raise ConfigurationError(f"{path}:{line}: unknown key '{name}'{hint}")
-        if master is not None:
-            raise ConfigurationError(f"{path}:{line}: key '{name}' is there twice")
-        if not isinstance(value, yaml.ScalarNode) or not value.value:
-            raise ConfigurationError(f"{path}:{value.start_mark.line + 1}: key '{name}': expected a master's address "
-                                     "like 'clupy://host:7878'")
-        where = f"{path}:{value.start_mark.line + 1}"
-        master = Master(parse_url(value.value, f"{where}: key '{name}'"), where)
-    return master
+        return _File()
+    found = _File()
+    for name, value in _entries(path, root, _TOP_KEYS, "").items():
+        where = _where(path, value)
+        if name == "master":
+            target = parse_url(_text(path, value, name, "a master's address like 'clupy://host:7878'"),
+                               f"{where}: key '{name}'")
+            found = found._replace(master=(target, where))
+        elif name == "insecure":
+            found = found._replace(insecure=_truth(path, value, name))
+        else:
+            paths = {key: TlsFile(_path(path, entry, f"tls.{key}"), f"{_where(path, entry)}: key 'tls.{key}'")
+                     for key, entry in _entries(path, value, _TLS_KEYS, "tls.").items()}
+            found = found._replace(tls=TlsFiles(**paths))
+    return found
+
+
+def _where(path: Path, node: yaml.Node) -> str:
+    return f"{path}:{node.start_mark.line + 1}"
+
+
+def _entries(path: Path, node: yaml.Node, known: Tuple[str, ...], prefix: str) -> Dict[str, yaml.Node]:
+    """A mapping's keys, which must be known and there once."""
+    if not isinstance(node, yaml.MappingNode):
+        raise ConfigurationError(f"{_where(path, node)}: expected 'key: value' lines"
+                                 + (f" below '{prefix[:-1]}:'" if prefix else ""))
+    found: Dict[str, yaml.Node] = {}
+    for key, value in node.value:
+        where = _where(path, key)
+        name = str(key.value) if isinstance(key, yaml.ScalarNode) else "?"
+        if name not in known:
+            near: List[str] = difflib.get_close_matches(name, known, 1)
+            hint = f"; did you mean '{prefix}{near[0]}'?" if near else f"; known is {', '.join(known)}"
+            raise ConfigurationError(f"{where}: unknown key '{prefix}{name}'{hint}")
+        if name in found:
+            raise ConfigurationError(f"{where}: key '{prefix}{name}' is there twice")
+        found[name] = value
+    return found
+
+
+def _text(path: Path, node: yaml.Node, name: str, expected: str) -> str:
+    if not isinstance(node, yaml.ScalarNode) or not node.value:
+        raise ConfigurationError(f"{_where(path, node)}: key '{name}': expected {expected}")
+    return str(node.value)
+
+
+def _truth(path: Path, node: yaml.Node, name: str) -> bool:
+    text = _text(path, node, name, "true or false")
+    if text not in ("true", "yes", "on", "false", "no", "off"):
+        raise ConfigurationError(f"{_where(path, node)}: key '{name}': expected true or false, got '{text}'")
+    return text in ("true", "yes", "on")
+
+
+def _path(path: Path, node: yaml.Node, name: str) -> str:
+    """A path is meant from the folder of its configuration file."""
+    text = os.path.expanduser(_text(path, node, name, "the path of a file"))
+    return os.path.join(os.path.dirname(os.path.abspath(path)), text)

@@ -137,8 +137,10 @@ def _run_node(master_url: Optional[str]) -> int:
 
 def _with_master(local: Path, url: str, folder: Path) -> Path:
     """The local configuration with another master, in a file that the agent's user can read."""
-    master = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-                      for host, port in _config.parse_url(url, "--master-url"))
+    target = _config.parse_url(url, "--master-url")
+    if _config.is_socket(target.addresses[0]):
+        raise ConfigurationError("--master-url: expected an address like clupy://host:7878: a UNIX socket is for clients, "
+                                 "nodes have certificates")
     content: Dict[str, Any] = {}
     if local.exists():
         try:
@@ -151,7 +153,9 @@ def _with_master(local: Path, url: str, folder: Path) -> Path:
         if loaded is not None and not isinstance(loaded, dict):
             raise ConfigurationError(f"{local}:1: expected 'key: value' lines")
         content = loaded or {}
-    content["master"] = f"clupy://{master}"
+    content["master"] = "clupy://" + ",".join(map(_config.format_address, target.addresses))
+    if target.insecure:
+        content["insecure"] = True
     folder.chmod(0o755)
     path = folder / "clupy.server.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False), "utf-8")

@@ -217,22 +217,29 @@ class VersionMismatchError(ClupyError):
 
 
 class ConnectError(ClupyError):
-    """No master could be reached. tried: a tuple of (host, port, what happened)."""
+    """No master could be reached, or none that can be trusted. tried: a tuple of (host, port, what happened); for a UNIX
+    socket, its path and 0."""
 
-    def __init__(self, tried: Sequence[Tuple[str, int, str]], *, source: str = "", in_task: bool = False) -> None:
+    def __init__(self, tried: Sequence[Tuple[str, int, str]], *, source: str = "", in_task: bool = False,
+                 advice: str = "") -> None:
         self.tried = tuple(tried)
-        attempts = "; ".join(f"{_host(host)}:{port}: {why}" for host, port, why in self.tried) or "no address"
+        attempts = "; ".join(f"{_address(host, port)}: {why}" for host, port, why in self.tried) or "no address"
         if in_task:
-            super().__init__(f"no CluPy master answers ({attempts}), because this runs in a task, which has no network: make "
-                             "such calls from the program that submits, with the values that tasks return")
+            super().__init__(f"no CluPy master answers ({attempts}), because this runs in a task, which has no network: "
+                             "make such calls from the program that submits, with the values that tasks return")
+            return
+        named = f" (this one is from {source})" if source else ""
+        if advice:
+            super().__init__(f"no connection to a CluPy master ({attempts}); {advice}{named}")
             return
         super().__init__(f"no CluPy master answers ({attempts}); start one there (systemctl start clupy-masterd), or "
-                         f"name the right address with clupy.init(\"clupy://host:7878\") or CLUPY_MASTER_URL"
-                         f"{f' (this one is from {source})' if source else ''}")
+                         f"name the right address with clupy.init(\"clupy://host:7878\") or CLUPY_MASTER_URL{named}")
 
 
-def _host(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
+def _address(host: str, port: int) -> str:
+    if host.startswith("/"):
+        return f"unix:{host}"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class ResultPicklingError(ClupyError):

@@ -100,6 +100,11 @@ class Decoder:
             self._start, self._end = 0, pending
         return memoryview(self._buffer)[self._end:]
 
+    @property
+    def rest(self) -> bytes:
+        """The first bytes of what is no whole frame."""
+        return bytes(self._buffer[self._start:min(self._end, self._start + _HEADER.size)])
+
     def received(self, size: int) -> None:
         self._end += size
 

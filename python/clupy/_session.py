@@ -278,20 +278,22 @@ class Session:
     def _connect(self, why: str) -> Optional[Connection]:
         delay = _RECONNECT_FIRST
         since = time.monotonic()
-        warned = False
+        warned = ""
         while not self._stopping:
             try:
-                connection = dial(self._master.addresses, self._key, CONNECT_TIMEOUT)
+                connection = dial(self._master, self._key, CONNECT_TIMEOUT)
             except RefusedHelloError as error:
                 raise error.failure from None
             except DialError as error:
                 if not self._up:
-                    raise ConnectError(error.tried, source=self._master.source,
-                                       in_task=current() is not None) from None
-                if not warned and time.monotonic() - since > _WARN_AFTER:
-                    warned = True
-                    log.warning("clupy: the connection to %s was lost (%s); trying again, %d calls wait", self._master.url,
-                                why or "no reason known", len(self._tasks))
+                    raise (error.failure
+                           or ConnectError(error.tried, source=self._master.source, in_task=current() is not None,
+                                           advice=error.advice)) from None
+                now = str(error)
+                if warned != now and time.monotonic() - since > _WARN_AFTER:
+                    warned = now
+                    log.warning("clupy: the connection to %s was lost (%s) and cannot be made again (%s); still trying, %d "
+                                "calls wait", self._master.url, why or "no reason known", now, len(self._tasks))
                 self._pause(delay * random.uniform(0.5, 1.0))
                 delay = min(2 * delay, _RECONNECT_MAX)
                 continue
@@ -328,6 +330,7 @@ class Session:
             while written and self._serve_streams(connection):
                 written = connection.flush()
             if self._stopping and ((written and self._said_goodbye) or time.monotonic() > self._stopped_at + _FAREWELL):
+                connection.part(self._stopped_at + _FAREWELL)
                 return
             if writing == written:
                 writing = not written

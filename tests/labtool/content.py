@@ -17,6 +17,7 @@ from . import network
 USER = "user"
 USER_ID = 1000
 MASTER_URL = "clupy://master:7878"
+CLIENT_CONFIGURATION = "insecure: true\n"  # as configuration() has it for the master
 
 # Units that the systemd package itself starts and that have no place here: devices, consoles, kernel settings (they
 # are the host's!), and caches whose rebuilding would make up most of a boot.
@@ -136,6 +137,8 @@ def write_system(upper: Upper, hostname: str) -> None:
     for name in ("/var/log/journal", "/var/lib/systemd"):
         upper.empty(name)
     _write_user(upper)
+    for home in ("/root", f"/home/{USER}"):
+        upper.write(f"{home}/.config/clupy/clupy.client.yaml", CLIENT_CONFIGURATION)
 
 
 def _write_user(upper: Upper) -> None:

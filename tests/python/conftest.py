@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import ssl
 import sys
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, NamedTuple, Optional
 
 import pytest
 
@@ -14,12 +15,55 @@ sys.path[:0] = [str(HERE.parents[1] / "python"), str(HERE)]
 
 import clupy  # noqa: E402
 
-from fake_master import FakeMaster  # noqa: E402
+from certificates import Authority, Pair  # noqa: E402
+from fake_master import FakeMaster, server_context  # noqa: E402
+
+
+class Certificates(NamedTuple):
+    """One cluster's: an authority, a master for 127.0.0.1 and localhost, and the user alice."""
+
+    authority: Authority
+    master: Pair
+    alice: Pair
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    authority = Authority(tmp_path_factory.mktemp("pki") / "authority")
+    return Certificates(authority, authority.server(), authority.user())
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of this machine's own configuration."""
+    for name in ("CLUPY_MASTER_URL", "CLUPY_TLS_CERTIFICATE", "CLUPY_TLS_KEY", "CLUPY_TLS_AUTHORITY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setattr("clupy._config.SYSTEM_FOLDER", str(tmp_path / "etc"))
+    monkeypatch.setattr("clupy._config.DEFAULT_SOCKET", str(tmp_path / "master.sock"))
 
 
 @pytest.fixture
-def master() -> Iterator[FakeMaster]:
-    with FakeMaster() as running:
+def as_alice(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients are her."""
+    monkeypatch.setenv("CLUPY_TLS_CERTIFICATE", str(certificates.alice.certificate))
+    monkeypatch.setenv("CLUPY_TLS_KEY", str(certificates.alice.key))
+    monkeypatch.setenv("CLUPY_TLS_AUTHORITY", str(certificates.authority.certificate))
+
+
+@pytest.fixture(params=["tls", "plain"])
+def tls(request: pytest.FixtureRequest) -> Optional[ssl.SSLContext]:
+    """What a fake master speaks; tests that take it run with both."""
+    if request.param == "plain":
+        return None
+    request.getfixturevalue("as_alice")
+    made: Certificates = request.getfixturevalue("certificates")
+    return server_context(made.master, made.authority.certificate)
+
+
+@pytest.fixture
+def master(tls: Optional[ssl.SSLContext]) -> Iterator[FakeMaster]:
+    with FakeMaster(tls=tls) as running:
         yield running
 
 

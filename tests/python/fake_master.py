@@ -6,14 +6,18 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
+import ssl
 import struct
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Set, Tuple
+
+from certificates import Pair
 
 HEADER = struct.Struct("<4sBBHIHHQ")
 HELLO, WELCOME, REFUSED, GOODBYE, SUBMIT, CANCEL, ACK, QUERY, STATUS, RESULT, ANSWER, FETCH, DATA, CREDIT, END = (
@@ -141,13 +145,95 @@ class Link:
         self.sock.close()
 
 
-class FakeMaster:
-    """with FakeMaster() as master: clupy.Client(master.url) … — attributes are read and set by tests."""
+class TlsEnd:
+    """The TLS side of an accepted connection, in a thread of its own: a Link reads and writes at the same time, which one
+    TLS object cannot bear."""
 
-    def __init__(self, run: Optional[Callable[[bytes, bytes], Outcome]] = None, window: int = 20000) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self.url = f"clupy://127.0.0.1:{self.port}"
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext, serials: List[str]) -> None:
+        self.inside, self._plain = socket.socketpair()
+        self._sock, self._context, self._serials = sock, context, serials
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self._sock.settimeout(10)
+            with self._context.wrap_socket(self._sock, server_side=True) as tls, self._plain:
+                self._serials.append(str((tls.getpeercert() or {}).get("serialNumber")))
+                tls.setblocking(False)
+                self._plain.setblocking(False)
+                self._pump(tls)
+        except (OSError, EOFError):  # among them ssl.SSLError
+            self._sock.close()
+            self._plain.close()
+
+    def _pump(self, tls: ssl.SSLSocket) -> None:
+        out = bytes()  # for the client; what SSL_write() was given must be given again
+        back = bytes()
+        while True:
+            moved = False
+            if not out:
+                try:
+                    out = self._plain.recv(1 << 18)
+                    if not out:
+                        raise EOFError
+                except BlockingIOError:
+                    pass
+            if out:
+                try:
+                    out = out[tls.send(out):]
+                    moved = True
+                except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                    pass
+            if not back:
+                try:
+                    back = tls.recv(1 << 18)
+                    if not back:
+                        raise EOFError
+                except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                    pass
+            if back:
+                try:
+                    back = back[self._plain.send(back):]
+                    moved = True
+                except BlockingIOError:
+                    pass
+            if not moved:
+                select.select([*([] if out else [self._plain]), *([] if back else [tls])],
+                              [*([tls] if out else []), *([self._plain] if back else [])], [], 10)
+
+
+def server_context(certificate: Pair, authority: Path, revoked: Optional[Path] = None) -> ssl.SSLContext:
+    """As masterd's."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.num_tickets = 0
+    context.load_cert_chain(certificate.certificate, certificate.key)
+    context.load_verify_locations(authority)
+    context.verify_mode = ssl.CERT_REQUIRED
+    if revoked is not None:
+        context.load_verify_locations(revoked)
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+    return context
+
+
+class FakeMaster:
+    """with FakeMaster() as master: clupy.Client(master.url) … — attributes are read and set by tests. tls: speak TLS
+    with it; may be set anew for later connections. path: listen on a UNIX socket."""
+
+    def __init__(self, run: Optional[Callable[[bytes, bytes], Outcome]] = None, window: int = 20000, *,
+                 tls: Optional[ssl.SSLContext] = None, port: int = 0, path: Optional[Path] = None) -> None:
+        self.tls = tls
+        self.serials: List[str] = []  # of the certificates that were shown
+        self.port = 0
+        if path is not None:
+            self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self._listener.bind(str(path))
+            self._listener.listen()
+            self.url = f"unix:{path}"
+        else:
+            self._listener = socket.create_server(("127.0.0.1", port))
+            self.port = self._listener.getsockname()[1]
+            self.url = f"{'clupy' if tls else 'clupy+insecure'}://127.0.0.1:{self.port}"
         self._own_runner: Optional[Runner] = None
         self._run = run
         self.window = window
@@ -161,7 +247,7 @@ class FakeMaster:
         self.jobs: Dict[str, Dict[str, Any]] = {}
         self.tasks: Dict[str, Dict[str, Any]] = {}
         self.results: Dict[str, Tuple[Dict[str, Any], bytes]] = {}  # unacknowledged
-        self.sessions: Dict[str, set] = {}  # of each task: who gets its results
+        self.sessions: Dict[str, Set[str]] = {}  # of each task: who gets its results
         self.executions: List[str] = []
         self.acknowledged: List[str] = []
         self.codes: Dict[str, bytes] = {}
@@ -226,7 +312,10 @@ class FakeMaster:
                 sock, _ = self._listener.accept()
             except OSError:
                 return
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if sock.family != socket.AF_UNIX:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self.tls is not None:
+                sock = TlsEnd(sock, self.tls, self.serials).inside
             threading.Thread(target=self._serve, args=(Link(self, sock),), daemon=True).start()
 
     def _serve(self, link: Link) -> None:

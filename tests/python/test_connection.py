@@ -6,11 +6,12 @@ from __future__ import annotations
 import os
 import resource
 import socket
+import ssl
 import struct
 import threading
 import time
 from pathlib import Path
-from typing import Any, List
+from typing import Any, List, Optional
 
 import clupy
 import pytest
@@ -37,7 +38,7 @@ def test_no_master() -> None:
         client.parallel(same)(1)
     assert time.monotonic() - begin < 2 and caught.value.tried[0][:2] == ("127.0.0.1", port)
     with FakeMaster() as master:  # the same client, once there is one
-        client._master = _config.Master((("127.0.0.1", master.port),), "test")
+        client._master = _config.Master((("127.0.0.1", master.port),), "test", insecure=True)
         client._session = None
         assert client.parallel(same)(1).result(20) == 1
         client.shutdown()
@@ -48,7 +49,7 @@ def test_nobody_answers() -> None:
         port = silent.getsockname()[1]
         begin = time.monotonic()
         with pytest.raises(clupy.ConnectError, match=f"127.0.0.1:{port}"):
-            clupy.Client(f"127.0.0.1:{port}").parallel(same)(1)
+            clupy.Client(f"clupy+insecure://127.0.0.1:{port}").parallel(same)(1)
         assert 2 < time.monotonic() - begin < 10
     with pytest.raises(clupy.ConnectError, match=r"no-such-host.invalid:7878: no such host"):
         clupy.Client("no-such-host.invalid").parallel(same)(1)
@@ -57,7 +58,8 @@ def test_nobody_answers() -> None:
 def test_the_second_address(master: FakeMaster) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    with clupy.Client(f"clupy://127.0.0.1:{port},127.0.0.1:{master.port}") as client:
+    scheme = master.url.partition("://")[0]
+    with clupy.Client(f"{scheme}://127.0.0.1:{port},127.0.0.1:{master.port}") as client:
         assert client.parallel(same)(1).result(20) == 1
 
 
@@ -137,13 +139,7 @@ def test_calls_made_while_there_is_no_master(client: clupy.Client, master: FakeM
     with pytest.raises(clupy.DeadlineError, match="0.2s"):
         late.result(5)
     assert not future.wait(0.2)
-    again = FakeMaster.__new__(FakeMaster)
-    create = socket.create_server
-    try:
-        socket.create_server = lambda address, **k: create(("127.0.0.1", port), **k)  # type: ignore[assignment, misc]
-        again.__init__()  # type: ignore[misc]
-    finally:
-        socket.create_server = create  # type: ignore[assignment]
+    again = FakeMaster(tls=master.tls, port=port)
     with again:
         assert future.result(20) == 1
         assert len(submissions(again)) == 1
@@ -177,8 +173,8 @@ def test_cancelled_while_disconnected(client: clupy.Client, master: FakeMaster) 
     assert master.count(CANCEL) >= 1
 
 
-def test_task_window() -> None:
-    with FakeMaster(window=5) as master, clupy.Client(master.url) as client:
+def test_task_window(tls: Optional[ssl.SSLContext]) -> None:
+    with FakeMaster(window=5, tls=tls) as master, clupy.Client(master.url) as client:
         master.hold.clear()
         futures = [client.parallel(same)(n) for n in range(12)]
         master.wait_for(lambda: len(submissions(master)) == 5)
@@ -338,9 +334,9 @@ def test_threads(client: clupy.Client) -> None:
 
 
 def test_init(master: FakeMaster) -> None:
-    with FakeMaster() as other:
+    with FakeMaster(tls=master.tls) as other:
         try:
-            assert clupy.init(master.url) is clupy.init(f"127.0.0.1:{master.port}")
+            assert clupy.init(master.url) is clupy.init(f" {master.url}/")
             master.hold.clear()
             future = clupy.parallel(same)(1)
             with pytest.raises(clupy.ClupyError, match=r"1 calls.*shutdown"):
@@ -357,14 +353,17 @@ def test_init(master: FakeMaster) -> None:
 
 @pytest.mark.parametrize(("url", "addresses"), [
     ("host", [("host", 7878)]), ("host:1", [("host", 1)]), ("clupy://a:1,b", [("a", 1), ("b", 7878)]),
-    ("clupy://[::1]:9/", [("::1", 9)]), ("::1", [("::1", 7878)]),
+    ("clupy://[::1]:9/", [("::1", 9)]), ("::1", [("::1", 7878)]), ("clupy+insecure://a,b:2", [("a", 7878), ("b", 2)]),
+    ("unix:/run/clupy/master.sock", [("/run/clupy/master.sock", 0)]),
 ])
 def test_urls(url: str, addresses: Any) -> None:
-    assert list(_config.parse_url(url)) == addresses
+    target = _config.parse_url(url)
+    assert list(target.addresses) == addresses and target.insecure == url.startswith("clupy+insecure:")
+    assert _config.parse_url(_config.Master(*target[:1], "", target.insecure).url) == target
 
 
 @pytest.mark.parametrize("url", ["", "http://x", "host:", "host:0", "host:70000", "a b", "clupy://", "a,,b", "[::1", "a:x",
-                                 "x/y"])
+                                 "x/y", "unix:", "unix:x", "unix:/" + 107 * "x", "clupy-insecure://a"])
 def test_wrong_urls(url: str) -> None:
     with pytest.raises(clupy.ConfigurationError, match="clupy://"):
         _config.parse_url(url)
@@ -372,9 +371,13 @@ def test_wrong_urls(url: str) -> None:
 
 def test_where_the_master_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.delenv("CLUPY_MASTER_URL", raising=False)
     assert _config.resolve().addresses == (("localhost", 7878),)
+    Path(_config.DEFAULT_SOCKET).write_text("no socket")
+    assert _config.resolve().addresses == (("localhost", 7878),)
+    Path(_config.DEFAULT_SOCKET).unlink()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(_config.DEFAULT_SOCKET)
+        assert _config.resolve().addresses == ((_config.DEFAULT_SOCKET, 0),)
     (tmp_path / "config/clupy").mkdir(parents=True)
     (tmp_path / "config/clupy/clupy.client.yaml").write_text("master: user-file\n")
     assert _config.resolve().addresses == (("user-file", 7878),)
@@ -392,10 +395,14 @@ def test_where_the_master_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     ("master: http://x\n", r"yaml:1: key 'master': expected"),
     ("- a\n", r"yaml:1: expected 'key: value'"),
     ("master: [\n", r"yaml:2: "),
+    ("insecure: perhaps\n", r"yaml:1: key 'insecure': expected true or false, got 'perhaps'"),
+    ("tls: yes\n", r"yaml:1: expected 'key: value' lines below 'tls:'"),
+    ("tls:\n  certifcate: x\n", r"yaml:2: unknown key 'tls.certifcate'; did you mean 'tls.certificate'"),
+    ("tls:\n  key: x\n  key: y\n", r"yaml:3: key 'tls.key' is there twice"),
+    ("tls:\n  key: [x]\n", r"yaml:2: key 'tls.key': expected the path of a file"),
 ])
 def test_wrong_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, words: str) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("CLUPY_MASTER_URL", raising=False)
     (tmp_path / "clupy.client.yaml").write_text(text)
     with pytest.raises(clupy.ConfigurationError, match=words):
         clupy.Client()
