@@ -107,6 +107,9 @@ int ctl_complete(int argc, char *argv[]) {
                         puts(ctl_verbs[i]->name);
         else if (verb == &verb_task && operands == 0)
                 puts("show");
+        else if (verb->words && operands == 0)
+                for (size_t i = 0; verb->words[i]; i++)
+                        puts(verb->words[i]);
         else if (operands >= verb->max_operands)
                 ;
         else if (streq_ptr(verb->operands, "node"))

@@ -16,6 +16,7 @@ typedef struct CtlOption {
         char letter;          /* 'f' for -f, 0: none */
         const char *argument; /* "STATE" in the help, NULL: takes none */
         const char *help;
+        bool many; /* may be given several times: the values are joined by commas */
 } CtlOption;
 
 enum { CTL_OPTIONS_MAX = 8 }; /* of one verb */
@@ -26,10 +27,12 @@ typedef struct CtlVerb {
         const char *name;
         const char *synopsis; /* its operands and options, "" when it has none */
         const char *help;     /* one line */
+        const char *details;  /* further lines of the verb's own help, or NULL */
         size_t min_operands, max_operands;
         const CtlOption *options;
         size_t n_options;
-        const char *operands; /* what completes an operand: "node", "task", fixed words, or NULL */
+        const char *operands; /* what completes an operand: "node", "task", or NULL */
+        const char *const *words; /* what the first operand is one of, NULL-terminated, or NULL */
         /* Returns the exit status, after it has told the user what went wrong. */
         int (*run)(Ctl *ctl);
 } CtlVerb;
@@ -37,6 +40,7 @@ typedef struct CtlVerb {
 struct Ctl {
         const CtlVerb *verb;
         const char *values[CTL_OPTIONS_MAX]; /* of the verb's options; "" for one that takes no argument */
+        char *joined[CTL_OPTIONS_MAX];       /* the values of those that were given several times */
         char **operands;                     /* borrowed from argv, NULL-terminated */
         size_t n_operands;
 
@@ -87,7 +91,7 @@ int ctl_resolve_task(Ctl *ctl, const char *name, char id[static 33]);
 const char *ctl_user(void);
 
 extern const CtlVerb verb_status, verb_nodes, verb_tasks, verb_task, verb_why, verb_logs, verb_cancel,
-        verb_drain, verb_undrain, verb_version;
+        verb_drain, verb_undrain, verb_pki, verb_token, verb_version;
 
 /* `clupyctl __complete INDEX WORD…`, for shells: prints what may stand at words[index], one candidate a
  * line. Returns the exit status. */

@@ -27,6 +27,8 @@ static int print_help(const Ctl *ctl) {
         if (ctl->verb) {
                 printf("clupyctl %s%s%s\n%s.\n", ctl->verb->name, isempty(ctl->verb->synopsis) ? "" : " ",
                        ctl->verb->synopsis, ctl->verb->help);
+                if (ctl->verb->details)
+                        printf("\n%s", ctl->verb->details);
                 if (ctl->verb->n_options > 0) {
                         printf("\n");
                         print_options(ctl->verb->options, ctl->verb->n_options);
@@ -70,6 +72,8 @@ int main(int argc, char *argv[]) {
         }
         r = ctl.verb->run(&ctl);
         ctl.transport = transport_free(ctl.transport);
+        for (size_t i = 0; i < ELEMENTSOF(ctl.joined); i++)
+                ctl.joined[i] = mfree(ctl.joined[i]);
         if (fflush(stdout) != 0 && r == CTL_OK)
                 return ctl_fail(&ctl, CTL_FAILED, "failed", "standard output: %m");
         return r;

@@ -14,8 +14,8 @@ const CtlOption ctl_global_options[] = {
 const size_t ctl_n_global_options = ELEMENTSOF(ctl_global_options);
 
 const CtlVerb *const ctl_verbs[] = {
-        &verb_status, &verb_nodes,  &verb_tasks, &verb_task,    &verb_why,
-        &verb_logs,   &verb_cancel, &verb_drain, &verb_undrain, &verb_version,
+        &verb_status, &verb_nodes, &verb_tasks,   &verb_task, &verb_why,   &verb_logs,
+        &verb_cancel, &verb_drain, &verb_undrain, &verb_pki,  &verb_token, &verb_version,
 };
 const size_t ctl_n_verbs = ELEMENTSOF(ctl_verbs);
 
@@ -79,6 +79,21 @@ static void global_set(Ctl *ctl, const CtlOption *option, const char *value) {
                 ctl->version = true;
 }
 
+static int verb_set(Ctl *ctl, size_t option, const char *value) {
+        char *joined;
+
+        if (!ctl->verb->options[option].many || !ctl->values[option]) {
+                ctl->values[option] = value;
+                return 0;
+        }
+        joined = strformat("%s,%s", ctl->values[option], value);
+        if (!joined)
+                return -ENOMEM;
+        free(ctl->joined[option]);
+        ctl->values[option] = ctl->joined[option] = joined;
+        return 0;
+}
+
 static int parse_option(Ctl *ctl, int argc, char *argv[], int *i, char **ret_message) {
         const char *value;
         int r;
@@ -91,9 +106,10 @@ static int parse_option(Ctl *ctl, int argc, char *argv[], int *i, char **ret_mes
                         return r;
                 }
         for (size_t o = 0; ctl->verb && o < ctl->verb->n_options; o++)
-                if (option_matches(&ctl->verb->options[o], argv[*i], &value))
-                        return option_value(&ctl->verb->options[o], value, argc, argv, i, &ctl->values[o],
-                                            ret_message);
+                if (option_matches(&ctl->verb->options[o], argv[*i], &value)) {
+                        r = option_value(&ctl->verb->options[o], value, argc, argv, i, &value, ret_message);
+                        return r < 0 ? r : verb_set(ctl, o, value);
+                }
         if (ctl->verb)
                 *ret_message = strformat("%s is no option of `%s`; see clupyctl %s --help", argv[*i],
                                          ctl->verb->name, ctl->verb->name);
