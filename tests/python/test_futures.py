@@ -18,7 +18,7 @@ from typing import Any, List
 import clupy
 import pytest
 
-from fake_master import ANSWER, CANCEL, GOODBYE, FakeMaster
+from fake_master import ANSWER, CANCEL, GOODBYE, STATUS, SUBMIT, FakeMaster
 
 
 def same(x: Any) -> Any:
@@ -312,6 +312,26 @@ def test_leaving_says_what_is_cancelled(master: FakeMaster) -> None:
     out, error = process.communicate(timeout=30)
     assert (process.returncode, out) == (0, "") and error == "clupy: leaving, cancelling 2 calls that had not ended\n"
     master.wait_for(lambda: master.frames and master.frames[-1][0] == GOODBYE)  # read after the process has ended, perhaps
+
+
+def test_the_goodbye_arrives_at_a_master_that_is_talking() -> None:
+    """Whoever cannot write to a client reads no further: so the client stays until its master has closed."""
+    with FakeMaster() as master:
+        master.hold.clear()
+        handle = master._handle
+
+        def talk(link: Any, kind: int, message: Any, payloads: List[bytes]) -> None:
+            handle(link, kind, message, payloads)
+            if kind == SUBMIT and message["tasks"]:
+                for _ in range(4):
+                    time.sleep(0.1)
+                    link.send(STATUS, {"tasks": [{"id": message["tasks"][0]["id"], "state": "running"}]})
+
+        master._handle = talk  # type: ignore[method-assign]
+        process = _program(master)
+        _feed(process, "import clupy; future = clupy.parallel(lambda x: x)(1)")
+        assert process.wait(30) == 0
+        master.wait_for(lambda: master.frames and master.frames[-1][0] == GOODBYE)
 
 
 def test_leaving_quietly(master: FakeMaster) -> None:
