@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "scope.h"
 
+#include "bus-source.h"
+
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -22,6 +24,7 @@
 struct ScopeBus {
         sd_event *event;
         sd_bus *bus; /* NULL while there is no connection */
+        BusSource *source;
         sd_event_source *reconnect;
         Hashmap *scopes; /* by name */
         void (*connected)(void *userdata);
@@ -71,6 +74,7 @@ static int on_disconnected(sd_bus_message *message, void *userdata, sd_bus_error
         ScopeBus *bus = userdata;
 
         log_notice("Lost the connection to systemd, trying again");
+        bus_source_stop(bus->source);
         bus->bus = sd_bus_close_unref(bus->bus);
         Scope *scope;
         HASHMAP_FOREACH(scope, bus->scopes)
@@ -143,8 +147,9 @@ static int bus_connect(ScopeBus *bus) {
         if (r >= 0)
                 r = sd_bus_call_method_async(b, NULL, DESTINATION, PATH, MANAGER, "Subscribe", on_subscribed,
                                              bus, NULL);
+        bus->source = bus_source_free(bus->source);
         if (r >= 0)
-                r = sd_bus_attach_event(b, bus->event, SD_EVENT_PRIORITY_NORMAL);
+                r = bus_source_new(bus->event, b, &bus->source);
         if (r < 0)
                 return r;
         bus->bus = TAKE_PTR(b);
@@ -188,6 +193,7 @@ int scope_bus_new(sd_event *event, void (*connected)(void *userdata), void *user
 ScopeBus *scope_bus_free(ScopeBus *bus) {
         if (!bus)
                 return NULL;
+        bus_source_free(bus->source);
         sd_bus_close_unref(bus->bus);
         sd_event_source_disable_unref(bus->reconnect);
         hashmap_free(bus->scopes);
