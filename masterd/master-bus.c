@@ -362,6 +362,20 @@ static int get_count(sd_bus *bus, const char *path, const char *interface, const
         return sd_bus_message_append(reply, "u", ready);
 }
 
+static int get_unproven(sd_bus *bus, const char *path, const char *interface, const char *property,
+                        sd_bus_message *reply, void *userdata, sd_bus_error *ret_error) {
+        Manager *m = userdata;
+
+        return sd_bus_message_append(reply, "u", m->entrance.gate ? gate_unproven(m->entrance.gate) : 0U);
+}
+
+static int get_refused(sd_bus *bus, const char *path, const char *interface, const char *property,
+                       sd_bus_message *reply, void *userdata, sd_bus_error *ret_error) {
+        Manager *m = userdata;
+
+        return sd_bus_message_append(reply, "t", entrance_refused(&m->entrance));
+}
+
 static const sd_bus_vtable manager_vtable[] = {
         SD_BUS_VTABLE_START(0),
         SD_BUS_PROPERTY("Version", "s", get_constant, 0, SD_BUS_VTABLE_PROPERTY_CONST),
@@ -373,6 +387,8 @@ static const sd_bus_vtable manager_vtable[] = {
         SD_BUS_PROPERTY("Nodes", "u", get_count, 0, 0),
         SD_BUS_PROPERTY("NodesReady", "u", get_count, 0, 0),
         SD_BUS_PROPERTY("Clients", "u", NULL, offsetof(Manager, n_clients), 0),
+        SD_BUS_PROPERTY("ConnectionsUnproven", "u", get_unproven, 0, 0),
+        SD_BUS_PROPERTY("ConnectionsRefused", "t", get_refused, 0, 0),
         SD_BUS_PROPERTY("TasksQueued", "t", get_count, 0, 0),
         SD_BUS_PROPERTY("TasksRunning", "t", get_count, 0, 0),
         SD_BUS_PROPERTY("TasksEnded", "t", NULL, offsetof(Manager, n_ended), 0),

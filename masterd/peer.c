@@ -258,17 +258,17 @@ static bool check_user(Peer *peer, json_object *json) {
         _cleanup_(freep) char *message = NULL;
         const char *user;
 
-        if (json_get_string_optional(json, "user", 64, peer->owner, &user) < 0 || !user ||
-            !owner_name_is_valid(user)) {
-                peer_refuse(peer, "bad-hello", "The hello of a client or an operator needs user", NULL);
-                return false;
-        }
         if (peer->local && !peer->owner) {
                 message = strformat(
                         "Your account (uid %u) has no name in /etc/passwd of the master's machine: "
                         "connect over TCP",
                         (unsigned) peer->uid);
                 peer_refuse_not_allowed(peer, NULL, strempty(message));
+                return false;
+        }
+        if (json_get_string_optional(json, "user", 64, peer->owner, &user) < 0 || !user ||
+            !owner_name_is_valid(user)) {
+                peer_refuse(peer, "bad-hello", "The hello of a client or an operator needs user", NULL);
                 return false;
         }
         if (peer->owner && !streq(peer->owner, user)) {

@@ -61,9 +61,15 @@ class Closed(Exception):
 class Wire:
     """One connection. Frames that were not asked for wait in `inbox`."""
 
-    def __init__(self, host: str = "127.0.0.1", port: int = 7878, timeout: float = 10.0) -> None:
-        self.socket = socket.create_connection((host, port), timeout=timeout)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def __init__(self, host: str = "127.0.0.1", port: int = 7878, timeout: float = 10.0, path: str = "") -> None:
+        """path: a UNIX socket, instead of host and port."""
+        if path:
+            self.socket = socket.socket(socket.AF_UNIX)
+            self.socket.settimeout(timeout)
+            self.socket.connect(path)
+        else:
+            self.socket = socket.create_connection((host, port), timeout=timeout)
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.timeout = timeout
         self.buffer = bytearray()
         self.inbox: List[Frame] = []
