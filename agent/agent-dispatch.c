@@ -505,7 +505,7 @@ int agent_dispatch_frame(Agent *agent, const Frame *frame) {
                 return r;
         if (json_get_array(frame->json, "tasks", TASKS_MAX, &tasks) < 0)
                 return -EBADMSG;
-        agent->epoch = epoch;
+        agent_obey(agent, epoch);
         for (size_t i = 0; i < json_object_array_length(tasks); i++) {
                 Order order;
 
@@ -623,7 +623,7 @@ int agent_supersede_frame(Agent *agent, const Frame *frame) {
         r = check_epoch(agent, frame->json, &epoch);
         if (r < 0)
                 return r;
-        agent->epoch = epoch;
+        agent_obey(agent, epoch);
         return each_attempt(agent, frame->json, "stop", on_supersede);
 }
 

@@ -125,7 +125,7 @@ static int agent_attempt_from_event(Agent *agent, const LauncherEvent *event, At
                 a->memory_max = event->info.memory_max;
                 a->cpu_quota_usec = event->info.cpu_quota_usec;
                 /* Whoever ordered it was obeyed, by a former agent. */
-                agent->epoch = MAX(agent->epoch, a->epoch);
+                agent_obey(agent, MAX(agent->epoch, a->epoch));
         }
         if (event->info.unit[0] && !streq_ptr(a->unit, event->info.unit)) {
                 r = free_and_strdup(&a->unit, event->info.unit);
@@ -342,6 +342,32 @@ static int on_hello(json_object *hello, void *userdata) {
         return r < 0 ? r : json_add_uint64(defaults, "tasks_max", agent->config->task_tasks_max);
 }
 
+int agent_keep_epoch(Agent *agent, const char *directory) {
+        uint64_t epoch;
+        int r;
+
+        r = epoch_store_open(directory, agent->config->masters, agent->config->n_masters, &agent->epochs,
+                             &epoch);
+        if (r < 0)
+                return r;
+        agent->epoch = MAX(agent->epoch, epoch);
+        return 0;
+}
+
+void agent_obey(Agent *agent, uint64_t epoch) {
+        int r;
+
+        if (epoch == agent->epoch)
+                return;
+        agent->epoch = epoch;
+        r = agent->epochs ? epoch_store_write(agent->epochs, epoch) : 0;
+        if (r < 0)
+                log_warning_errno(r,
+                                  "Cannot write down that epoch %" PRIu64
+                                  " is obeyed: after a restart an older master would be obeyed too",
+                                  epoch);
+}
+
 static int on_welcome(const MasterWelcome *welcome, void *userdata) {
         Agent *agent = userdata;
         int r;
@@ -349,12 +375,14 @@ static int on_welcome(const MasterWelcome *welcome, void *userdata) {
         if (welcome->epoch < agent->epoch) {
                 log_full(agent->past_epoch == welcome->epoch ? LOG_DEBUG : LOG_ERR,
                          "The master at %s is of epoch %" PRIu64 ", but epoch %" PRIu64
-                         " has been obeyed: it has been replaced and must not give orders",
+                         " has been obeyed: it has been replaced and must not give orders. If it is the "
+                         "right one and has lost its state, remove /var/lib/clupy-agent/epoch and restart "
+                         "clupy-agent",
                          master_link_peer(agent->master), welcome->epoch, agent->epoch);
                 agent->past_epoch = welcome->epoch;
                 return -ESTALE;
         }
-        agent->epoch = welcome->epoch;
+        agent_obey(agent, welcome->epoch);
         r = heartbeat_start(agent->heartbeat, welcome->heartbeat_usec, welcome->lease_usec);
         return r < 0 ? r : agent_send_report(agent);
 }
@@ -625,6 +653,7 @@ Agent *agent_free(Agent *agent) {
         agent->master = master_link_free(agent->master);
         agent->launcher = launcher_link_free(agent->launcher);
         agent->bus = agent_bus_free(agent->bus);
+        agent->epochs = epoch_store_close(agent->epochs);
         HASHMAP_FOREACH(a, agent->attempts)
                 attempt_free(a);
         hashmap_free(agent->attempts);

@@ -8,6 +8,7 @@
 #include "attempt.h"
 #include "code-cache.h"
 #include "daemon.h"
+#include "epoch-store.h"
 #include "hashmap.h"
 #include "heartbeat.h"
 #include "id.h"
@@ -43,6 +44,7 @@ struct Agent {
         bool cgroup_v2;       /* as it says */
         bool launcher_listed; /* we know its whole table */
         uint64_t epoch;       /* highest obeyed */
+        EpochStore *epochs;   /* NULL: it is not kept */
         uint64_t past_epoch;  /* of the master that was last sent away: said once */
         uint64_t lease_until; /* µs of CLOCK_BOOTTIME, 0: no lease yet */
 
@@ -62,6 +64,12 @@ Agent *agent_free(Agent *agent);
 DEFINE_CLEANUP(Agent, agent_free);
 
 Attempt *agent_attempt(Agent *agent, Id task, uint32_t attempt);
+
+/* Keeps the highest epoch in a directory, and takes up what is there. Without it an agent that has started
+ * anew knows only what the launcher's attempts tell. Returns 0, -errno. */
+int agent_keep_epoch(Agent *agent, const char *directory);
+/* Orders of that epoch, which is not a past one, are obeyed from now on. */
+void agent_obey(Agent *agent, uint64_t epoch);
 
 /* Attempts that take the node's CPUs and memory now. */
 static inline unsigned agent_running(const Agent *agent) {

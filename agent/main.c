@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/resource.h>
 
 #include "agent.h"
@@ -44,6 +45,21 @@ static int print_checked(const ServerConfig *config) {
         return EXIT_SUCCESS;
 }
 
+/* Given by systemd; started by hand it has no place for it. */
+static void keep_epoch(Agent *agent) {
+        const char *directory = getenv("STATE_DIRECTORY");
+        int r;
+
+        if (isempty(directory))
+                return;
+        r = agent_keep_epoch(agent, directory);
+        if (r < 0)
+                log_warning_errno(
+                        r,
+                        "Cannot use %s: that no master of a past epoch is obeyed is forgotten at each start",
+                        directory);
+}
+
 static void server_config_donep(ServerConfig *config) {
         server_config_done(config);
 }
@@ -82,6 +98,7 @@ int main(int argc, char *argv[]) {
                 log_error_errno(r, "Cannot start");
                 return EXIT_FAILURE;
         }
+        keep_epoch(agent);
         log_info("Node %s: %.2f CPUs, %s for tasks", config.name, config.cpus, FORMAT_BYTES(config.memory));
         daemon_ready(daemon, "Waiting for the launcher");
         return daemon_run(daemon);

@@ -181,9 +181,9 @@ void peer_evict(Peer *peer, const char *message) {
 
 /* "3.11" of "3.11.2". */
 static bool same_python(const char *version) {
-        size_t size = strlen(CLUPY_PYTHON_VERSION);
+        size_t size = strlen(CLUPY_PYTHON_SERIES);
 
-        return strncmp(version, CLUPY_PYTHON_VERSION, size) == 0 &&
+        return strncmp(version, CLUPY_PYTHON_SERIES, size) == 0 &&
                (version[size] == '.' || version[size] == '\0');
 }
 
@@ -222,7 +222,7 @@ static bool check_python(Peer *peer, const char *python) {
                 return true;
         message = strformat(
                 "Python %s here and Python %s on the cluster cannot exchange code: use Python %s.x", python,
-                CLUPY_PYTHON_VERSION, CLUPY_PYTHON_VERSION);
+                CLUPY_PYTHON_VERSION, CLUPY_PYTHON_SERIES);
         if (json_new_object(&details) < 0 || json_add_string(details, "client", python) < 0 ||
             json_add_string(details, "server", CLUPY_PYTHON_VERSION) < 0)
                 return false;
@@ -388,7 +388,10 @@ static int hello_agent(Peer *peer, json_object *json) {
                 log_error("Node %s has obeyed a master of epoch %" PRIu64 ", this one has %" PRIu64
                           ": is another master running, or was the state directory replaced?",
                           name, epoch, m->epoch);
-                peer_refuse(peer, "stale", "The agent has obeyed a newer master than this one", NULL);
+                peer_refuse(peer, "stale",
+                            "The agent has obeyed a newer master than this one; if that one is gone for good, "
+                            "remove /var/lib/clupy-agent/epoch on the node and restart clupy-agent",
+                            NULL);
                 return 0;
         }
         node = hashmap_get(m->nodes, name);

@@ -23,10 +23,11 @@ R = TypeVar("R")
 ExceptionTypes = Union[Type[BaseException], Tuple[Type[BaseException], ...]]
 
 _NAME = re.compile(r"[a-z0-9-]{1,32}")
-_TEXT_MAX = 256  # bytes in UTF-8
+_TEXT_MAX = 128  # bytes in UTF-8
 _COUNT_MAX = 1_000_000
 _SERVERS_MAX = 100_000
 _DURATION_MAX = 100 * 365 * 86400.0
+_MEMORY_MIN = 16 << 20  # what a node refuses to go below
 _MEMORY_MAX = 1 << 60
 
 
@@ -114,6 +115,8 @@ def _duration(name: str, value: Duration) -> float:
 
 def _size(name: str, value: Size) -> int:
     size = parse_size(value, name)
+    if size < _MEMORY_MIN:
+        raise ValueError(f"{name}: expected at least 16M, which a Python process needs to start, got {value!r}")
     if size > _MEMORY_MAX:
         raise ValueError(f"{name}: expected at most 1024P, got {value!r}")
     return size

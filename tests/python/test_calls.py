@@ -394,6 +394,8 @@ def test_options_on_the_wire(client: clupy.Client, master: FakeMaster) -> None:
     ({"timeout": 1e30}, ValueError, "timeout: expected at most"),
     ({"deadline": 1e30}, ValueError, "deadline: expected at most"),
     ({"memory": 1 << 62}, ValueError, "memory: expected at most"),
+    ({"memory": "1K"}, ValueError, "memory: expected at least 16M"),
+    ({"memory": (16 << 20) - 1}, ValueError, "memory: expected at least 16M"),
     ({"server_count": 100001}, ValueError, "server_count"),
     ({"retries": -1}, ValueError, "retries"),
     ({"retry_on": 5}, TypeError, "retry_on"),
@@ -469,6 +471,8 @@ def test_function_too_large(client: clupy.Client) -> None:
 
 def test_long_names(client: clupy.Client, master: FakeMaster) -> None:
     """Bounds are in bytes."""
-    assert client.parallel(plain, name="é" * 128)(1).result(20)
-    with pytest.raises(ValueError, match="256 bytes"):
-        client.parallel(plain, name="é" * 129)
+    assert client.parallel(plain, name="é" * 64)(1).result(20)
+    with pytest.raises(ValueError, match="128 bytes"):
+        client.parallel(plain, name="é" * 65)
+    with pytest.raises(ValueError, match="128 bytes"):
+        client.job("x" * 129)

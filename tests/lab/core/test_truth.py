@@ -149,3 +149,32 @@ def test_master_is_away_for_twice_the_lease(fresh_lab: Lab, wait_until: Any) -> 
     result = calls.finish()
     assert set(result["attempts"]) == {1}
     assert set(runs(fresh_lab).values()) == {1}
+
+
+def test_a_master_of_the_past_is_refused_by_an_agent_that_started_anew(fresh_lab: Lab, wait_until: Any) -> None:
+    """On a node where nothing runs that could tell the new agent what the former one has obeyed."""
+    master, node = fresh_lab.node("master"), fresh_lab.node("agent1")
+
+    def ready() -> bool:
+        answer = json.loads(master.run(["clupyctl", "--json", "nodes"]).stdout)
+        return any(n["name"] == "agent1" and n["state"] == "ready" for n in answer["nodes"])
+
+    def obeyed_the_second() -> bool:
+        return node.run(["env", "LC_ALL=C", "grep", "--text", "--quiet", "[^0-9]2 .*:7878$", "/var/lib/clupy-agent/epoch"],
+                        check=False).returncode == 0
+
+    kill(fresh_lab, "master", "clupy-masterd.service")
+    wait_until(obeyed_the_second, 20, "the agent to have obeyed the second epoch")
+    assert node.run(["stat", "--format=%U %a", "/var/lib/clupy-agent"]).stdout.split() == ["clupy", "700"]
+    master.run(["sh", "-c", "systemctl stop clupy-masterd; rm -rf /var/lib/clupy-master/*"])
+    node.run(["systemctl", "restart", "clupy-agent.service"])
+    master.run(["systemctl", "start", "clupy-masterd.service"])
+
+    def refused() -> bool:
+        words = node.run(["journalctl", "-u", "clupy-agent.service", "-o", "cat"]).stdout
+        return "remove /var/lib/clupy-agent/epoch" in words
+
+    wait_until(refused, 20, "the agent to have refused the master, with what to do")
+    assert not ready()
+    node.run(["sh", "-c", "rm /var/lib/clupy-agent/epoch; systemctl restart clupy-agent.service"])
+    wait_until(ready, 20, "the node to be ready again")

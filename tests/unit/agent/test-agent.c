@@ -742,6 +742,29 @@ static void test_past_epoch(void **state) {
         assert_int_equal(agent->epoch, 6);
 }
 
+static void test_epoch_is_kept(void **state) {
+        char path[128];
+
+        snprintf(path, sizeof(path), "%s/state", directory);
+        start_agent();
+        assert_ok(agent_keep_epoch(agent, path));
+        assert_int_equal(agent->epoch, 0);
+        wait_for(master_link_state(agent->master) == MASTER_LINK_UP);
+        assert_int_equal(agent->epoch, 5);
+
+        /* The next agent, on a node where nothing runs that could tell. */
+        agent = agent_free(agent);
+        master.epoch = 4;
+        master.n_connections = 0;
+        start_agent();
+        assert_ok(agent_keep_epoch(agent, path));
+        assert_int_equal(agent->epoch, 5);
+        wait_for(master.n_connections >= 2);
+        assert_int_not_equal(master_link_state(agent->master), MASTER_LINK_UP);
+        master.epoch = 5;
+        wait_for(master_link_state(agent->master) == MASTER_LINK_UP);
+}
+
 static void test_epoch_of_the_former_agent(void **state) {
         launcher.replay[0].event = attempt_event(LAUNCHER_STARTED, TASK);
         launcher.replay[0].event.info.epoch = 9;
@@ -914,6 +937,7 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(test_no_lease_before_reconciling, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_unanswered_heartbeats_renew_nothing, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_past_epoch, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_epoch_is_kept, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_epoch_of_the_former_agent, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_master_restarts, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_launcher_upgrade, setup, teardown),
