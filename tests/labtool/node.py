@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import socket
 import subprocess
 import time
@@ -164,8 +165,14 @@ class Node:
         """Starts a command in the node; options are subprocess.Popen's."""
         arguments = self.enter_command(command, user, environment)
         groups = self.groups()
+
+        def prepare() -> None:
+            cgroup.enter(groups, "node/exec")
+            # A shell has its background jobs ignore Ctrl-C; that is no business of what runs on a node.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+
         process: subprocess.Popen[str] = subprocess.Popen(  # type: ignore[call-overload]
-            arguments, text=text, preexec_fn=lambda: cgroup.enter(groups, "node/exec"), **options)
+            arguments, text=text, preexec_fn=prepare, **options)
         return process
 
     def run(self, command: Sequence[str], user: str = "root", *, check: bool = True, input: str | None = None,

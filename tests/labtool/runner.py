@@ -6,8 +6,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import xml.etree.ElementTree as ElementTree
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from . import build, dependencies, lint, paths, uml
@@ -96,24 +98,27 @@ def _fuzz() -> list[Outcome]:
                                  check=True).stdout
         programs = [Path(target["filename"][0]) for target in json.loads(listing)
                     if target["type"] == "executable" and "/tests/fuzz" in target["defined_in"]]
-        outcomes = []
-        for program in sorted(programs):
-            corpus = directory / "corpus" / program.name
-            shutil.rmtree(corpus, ignore_errors=True)
-            corpus.mkdir(parents=True)
-            seeds = [path for path in (paths.SOURCE / "tests/fuzz/corpus" / program.name,
-                                       paths.SOURCE / "tests/fuzz/corpus" / program.name.removeprefix("fuzz-"))
-                     if path.is_dir()]
-            log = directory.parent / "logs" / f"{program.name}.log"
-            with log.open("wb") as output:
-                result = subprocess.run(
-                    [str(program), f"-max_total_time={FUZZ_SECONDS}", "-rss_limit_mb=2048", "-timeout=10",
-                     f"-artifact_prefix={directory}/{program.name}-", str(corpus), *map(str, dict.fromkeys(seeds))],
-                    stdout=output, stderr=output, check=False)
-            status = "passed" if result.returncode == 0 else "failed"
-            outcomes.append(Outcome(f"fuzz: {program.name}", status, float(FUZZ_SECONDS),
-                                    f"exit {result.returncode}, log {log}:\n{tail(log, 40)}"))
-        return outcomes
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(pool.map(lambda program: _fuzz_one(directory, program), sorted(programs)))
+
+
+def _fuzz_one(directory: Path, program: Path) -> Outcome:
+    """directory: the build's. Uses one CPU."""
+    corpus = directory / "corpus" / program.name
+    shutil.rmtree(corpus, ignore_errors=True)
+    corpus.mkdir(parents=True)
+    seeds = [path for path in (paths.SOURCE / "tests/fuzz/corpus" / program.name,
+                               paths.SOURCE / "tests/fuzz/corpus" / program.name.removeprefix("fuzz-"))
+             if path.is_dir()]
+    log = directory.parent / "logs" / f"{program.name}.log"
+    with log.open("wb") as output:
+        result = subprocess.run(
+            [str(program), f"-max_total_time={FUZZ_SECONDS}", "-rss_limit_mb=2048", "-timeout=10",
+             f"-artifact_prefix={directory}/{program.name}-", str(corpus), *map(str, dict.fromkeys(seeds))],
+            stdout=output, stderr=output, check=False)
+    status = "passed" if result.returncode == 0 else "failed"
+    return Outcome(f"fuzz: {program.name}", status, float(FUZZ_SECONDS),
+                   f"exit {result.returncode}, log {log}:\n{tail(log, 40)}")
 
 
 def _pytest(group: str, directory: Path) -> list[Outcome]:
@@ -128,7 +133,7 @@ def _pytest(group: str, directory: Path) -> list[Outcome]:
     process = subprocess.run([str(dependencies.test_python()), "-m", "pytest", "-v", "--tb=short", "--timeout=600",
                               "-p", "no:cacheprovider", f"--rootdir={paths.SOURCE}/tests", f"--junitxml={results}",
                               str(directory)], stdin=subprocess.DEVNULL, env=environment, check=False,
-                             cwd=paths.SOURCE)
+                             cwd=paths.SOURCE, preexec_fn=_interruptible)
     if process.returncode not in (0, 1) or not results.exists():
         return [Outcome(f"{group}: pytest", "failed", 0.0, f"pytest ended with exit code {process.returncode}")]
     outcomes = []
@@ -140,8 +145,13 @@ def _pytest(group: str, directory: Path) -> list[Outcome]:
             outcomes.append(Outcome(name, "passed", seconds))
         else:
             status = "skipped" if problem.tag == "skipped" else "failed"
-            outcomes.append(Outcome(name, status, seconds, problem.text or str(problem.get("message"))))
+            outcomes.append(Outcome(name, status, seconds, f"{problem.get('message')}\n{problem.text or ''}"))
     return outcomes
+
+
+def _interruptible() -> None:
+    """What a shell starts in the background ignores Ctrl-C, and so would the programs that tests interrupt."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _uml() -> list[Outcome]:
