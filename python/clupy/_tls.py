@@ -166,7 +166,7 @@ class TlsLink:
         names = _uris(self._ssl.getpeercert())
         if names != [MASTER_NAME]:
             raise LostError(f"the server there is no master: its certificate is of {', '.join(names) or 'nobody'}",
-                            "name the master's address, or have it given a certificate of its own (clupyctl pki issue master)")
+                            _NO_MASTER_ADVICE)
 
     def _exchange(self, deadline: float, first: bool) -> None:
         try:
@@ -291,10 +291,11 @@ class TlsLink:
                              "the right address")
         if code in (_HOST, _ADDRESS):
             return LostError(f"the server's certificate is not for the name {self._host}",
-                             "use a name that it has, or have it issued again with this one (clupyctl pki issue master --name HOST)")
+                             "use a name that it has, or have it issued again with this one (clupyctl pki issue master "
+                             "--name HOST)")
         if code == _PURPOSE:
             return LostError("the server there is no master: its certificate is not one for servers",
-                             "name the master's address, or have it given a certificate of its own (clupyctl pki issue master)")
+                             _NO_MASTER_ADVICE)
         if code == _REVOKED:
             return LostError("the server's certificate has been revoked", "name the right master's address")
         return LostError(f"the server's certificate is not good ({error.verify_message})",
@@ -303,6 +304,7 @@ class TlsLink:
 
 _PLAINTEXT_ADVICE = ("name the master's TLS address, or, if the network is yours alone, say clupy+insecure:// as the master "
                      "says `insecure:`")
+_NO_MASTER_ADVICE = "name the master's address, or have it given a certificate of its own (clupyctl pki issue master)"
 _RENEW = "renew it with clupyctl pki renew"
 _REISSUE = "ask the cluster's administrator for another one (clupyctl pki issue user NAME)"
 

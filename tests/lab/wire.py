@@ -11,11 +11,15 @@ import json
 import secrets
 import select
 import socket
+import ssl
 import struct
 import time
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
+import ways
+
+WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 HEADER = struct.Struct("<4sBBHIHHQ")
 MAGIC = b"CLPY"
 
@@ -55,21 +59,22 @@ def encode(kind: str, body: Optional[Json] = None, payloads: Sequence[bytes] = (
 
 
 class Closed(Exception):
-    """The other end closed the connection."""
+    """The other end closed the connection; with TLS perhaps saying why."""
 
 
 class Wire:
-    """One connection. Frames that were not asked for wait in `inbox`."""
+    """One connection. Frames that were not asked for wait in `inbox`. way: how it is made, as default ways.default();
+    path: a UNIX socket, instead of host, port and way;
+    identity: whose certificate it shows when it is TLS and certificates are made for whoever speaks."""
 
-    def __init__(self, host: str = "127.0.0.1", port: int = 7878, timeout: float = 10.0, path: str = "") -> None:
-        """path: a UNIX socket, instead of host and port."""
+    def __init__(self, host: str = "127.0.0.1", port: int = 7878, timeout: float = 10.0,
+                 way: Optional[ways.Way] = None, identity: str = "clupy:user:alice", path: str = "") -> None:
         if path:
             self.socket = socket.socket(socket.AF_UNIX)
             self.socket.settimeout(timeout)
             self.socket.connect(path)
         else:
-            self.socket = socket.create_connection((host, port), timeout=timeout)
-            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.socket = (way or ways.default()).connect(host, port, identity, timeout)
         self.timeout = timeout
         self.buffer = bytearray()
         self.inbox: List[Frame] = []
@@ -89,6 +94,43 @@ class Wire:
 
     def send_raw(self, data: bytes) -> None:
         self.socket.sendall(data)
+
+    def send_hearing(self, data: bytes) -> None:
+        """Sends much, and takes meanwhile what comes, as one who does not block would."""
+        rest = memoryview(data)
+        self.socket.setblocking(False)
+        try:
+            while rest:
+                blocked = 0
+                try:
+                    rest = rest[self.socket.send(rest[:16384]):]
+                except WOULD_BLOCK:
+                    blocked += 1
+                try:
+                    self._hear()
+                except WOULD_BLOCK:
+                    blocked += 1
+                if blocked == 2:
+                    select.select([self.socket], [self.socket], [], self.timeout)
+        finally:
+            self.socket.settimeout(self.timeout)
+
+    def _hear(self) -> None:
+        try:
+            data = self.socket.recv(1 << 20)
+        except ConnectionResetError:
+            raise Closed from None
+        except WOULD_BLOCK:
+            raise
+        except ssl.SSLError as error:
+            raise Closed(str(error)) from None
+        if not data:
+            raise Closed
+        self.buffer += data
+
+    def end_sending(self) -> None:
+        """The other end reads to its end, and may still answer."""
+        ways.half_close(self.socket)
 
     def _decode(self) -> Optional[Frame]:
         if len(self.buffer) < HEADER.size:
@@ -118,15 +160,14 @@ class Wire:
             if frame:
                 return frame
             left = end - time.monotonic()
-            if left <= 0 or not select.select([self.socket], [], [], left)[0]:
+            waits = isinstance(self.socket, ssl.SSLSocket) and self.socket.pending()
+            if left <= 0 or not (waits or select.select([self.socket], [], [], left)[0]):
                 raise TimeoutError("no frame in time")
+            self.socket.settimeout(left)
             try:
-                data = self.socket.recv(1 << 20)
-            except ConnectionResetError:
-                raise Closed from None
-            if not data:
-                raise Closed
-            self.buffer += data
+                self._hear()
+            finally:
+                self.socket.settimeout(self.timeout)
 
     def expect(self, kind: str, timeout: Optional[float] = None,
                where: Optional[Callable[[Frame], bool]] = None) -> Frame:
@@ -165,8 +206,8 @@ class Client(Wire):
     """Speaks as a client. jobs: what each job id was defined with."""
 
     def __init__(self, port: int, user: str = "alice", session: Optional[str] = None, python: str = "3.11.2",
-                 welcome: bool = True, **more: Any) -> None:
-        super().__init__(port=port)
+                 welcome: bool = True, way: Optional[ways.Way] = None, **more: Any) -> None:
+        super().__init__(port=port, way=way, identity=f"clupy:user:{user}")
         self.session = session or new_id()
         self.user = user
         self.send("HELLO", {"role": "client", "protocol": [1, 1], "software": "0.1.0", "python": python,
@@ -220,8 +261,8 @@ class Client(Wire):
 class Operator(Wire):
     """Asks only."""
 
-    def __init__(self, port: int, user: str = "root") -> None:
-        super().__init__(port=port)
+    def __init__(self, port: int, user: str = "root", way: Optional[ways.Way] = None) -> None:
+        super().__init__(port=port, way=way, identity=f"clupy:admin:{user}")
         self.send("HELLO", {"role": "operator", "protocol": [1, 1], "software": "0.1.0", "user": user})
         self.welcome = self.expect("WELCOME").json
 
@@ -254,8 +295,9 @@ class Agent(Wire):
 
     def __init__(self, port: int, name: str = "node1", cpus: float = 2.0, memory: int = 1 << 30,
                  boot_id: Optional[str] = None, instance: Optional[str] = None, python: str = "3.11.2",
-                 epoch: int = 0, report: Optional[List[Json]] = None, welcome: bool = True, **more: Any) -> None:
-        super().__init__(port=port)
+                 epoch: int = 0, report: Optional[List[Json]] = None, welcome: bool = True,
+                 way: Optional[ways.Way] = None, **more: Any) -> None:
+        super().__init__(port=port, way=way, identity=f"clupy:agent:{name}")
         self.name = name
         self.boot_id = boot_id or new_id()
         self.instance = instance or new_id()

@@ -11,7 +11,7 @@ from typing import Iterator, NamedTuple, Optional
 import pytest
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parents[1] / "python"), str(HERE)]
+sys.path[:0] = [str(HERE.parents[1] / "python"), str(HERE), str(HERE.parent)]
 
 import clupy  # noqa: E402
 

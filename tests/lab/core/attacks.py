@@ -208,7 +208,7 @@ def own_cgroup() -> None:
     raise OSError(errno.ENOENT, "no cgroups in sight")
 
 
-ATTACKS: dict[str, Callable[[], None]] = {
+ATTACKS: dict[str, Callable[[], object]] = {
     "1 read /etc/shadow": lambda: read_file("/etc/shadow"),
     "1 read the launcher's settings": lambda: read_file("/run/clupy/launcher.settings"),
     "1 read the configuration": lambda: read_file("/etc/clupy/clupy.server.yaml"),
@@ -242,13 +242,13 @@ ATTACKS: dict[str, Callable[[], None]] = {
     "19 clone for the parent": lambda: in_child(clone_for_parent),
     "19 setns": enter_namespace,
     "21 personality": lambda: in_child(lambda: call("personality", 0x0040000)),
-    "21 modify_ldt": lambda: call("modify_ldt", 0, ctypes.create_string_buffer(64), 64) and None,
+    "21 modify_ldt": lambda: call("modify_ldt", 0, ctypes.create_string_buffer(64), 64),
     "22 AF_PACKET": lambda: open_socket(socket.AF_PACKET, socket.SOCK_RAW),
     "22 AF_NETLINK": lambda: open_socket(socket.AF_NETLINK, socket.SOCK_RAW),
     "22 raw": lambda: open_socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP),
     "23 clock_settime": set_clock,
     "23 sethostname": set_host_name,
-    "23 read the kernel's log": lambda: call("syslog", 3, ctypes.create_string_buffer(64), 64) and None,
+    "23 read the kernel's log": lambda: call("syslog", 3, ctypes.create_string_buffer(64), 64),
     "25 the cgroups": own_cgroup,
     "33 a TCP service of the node": connect_tcp,
     "33 an abstract socket of the node": lambda: connect_unix("\0" + TARGETS["abstract"]),

@@ -20,6 +20,7 @@ import signal
 import socket
 import struct
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 KIND = Path(__file__).with_name("impostor.kind").read_text().strip()
@@ -57,8 +58,9 @@ def main() -> None:
         fds = array.array("i")
         for _, _, content in ancillary:
             fds.frombytes(content)
-        pid = {"stranger": lambda: sleeper(False), "zygote": os.getpid, "bare": lambda: sleeper(True),
-               "nobody": lambda: -1, "anchor": lambda: 1}[KIND]()
+        makers: dict[str, Callable[[], int]] = {"stranger": lambda: sleeper(False), "zygote": os.getpid,
+                                                "bare": lambda: sleeper(True), "nobody": lambda: -1, "anchor": lambda: 1}
+        pid = makers[KIND]()
         rights = []
         if pid > 0:
             pidfd = os.pidfd_open(pid)

@@ -116,7 +116,7 @@ def attempts(client: Client, name: str, count: int, width: int) -> Run:
     while ended < count:
         while begun < count and len(open_tasks) < width:
             task = os.urandom(16).hex()
-            client.start(reason.function, task, task=task, name=f"test {name}", **reason.limits)
+            client.start(reason.function, task, task=task, name=f"test {name}", **reason.limits)  # type: ignore[arg-type]
             open_tasks.add(task)
             begun += 1
         event = client.receive(120.0)
