@@ -51,6 +51,10 @@ int cgroup_attach(Cgroup *cgroup, const char *token, const char *scope, pid_t in
         return r;
 }
 
+bool cgroup_counts_cpu(const Cgroup *cgroup) {
+        return cgroup->path[0] && (cgroup_layout()->unified || cgroup->cpuacct[0]);
+}
+
 void cgroup_read_figures(const Cgroup *cgroup, CgroupFigures *ret) {
         *ret = (CgroupFigures){};
         if (cgroup->path[0])

@@ -63,6 +63,9 @@ int cgroup_attach(Cgroup *cgroup, const char *token, const char *scope, pid_t in
 /* Before the task starts: from now on its CPU time can be read while it runs. Returns 0, -errno. */
 int cgroup_count_cpu(Cgroup *cgroup);
 
+/* Whether cgroup_read_figures() tells the CPU time. */
+bool cgroup_counts_cpu(const Cgroup *cgroup);
+
 void cgroup_read_figures(const Cgroup *cgroup, CgroupFigures *ret);
 
 /* Freezing is asynchronous. v1: a frozen process does not even die, so thaw after the signal. Returns 0,

@@ -252,9 +252,9 @@ void pair_discard(Pair *pair, const char *why, int error) {
 static void note_figures_before(Pair *pair) {
         uint64_t init, task;
 
-        cgroup_read_figures(&pair->cgroup, &pair->figures_before);
+        if (cgroup_counts_cpu(&pair->cgroup)) /* else nothing that it tells is more than 0 yet */
+                cgroup_read_figures(&pair->cgroup, &pair->figures_before);
         process_bytes_add(&pair->bytes_before, pair->task_pid);
-        process_bytes_add(&pair->bytes_before, pair->init_pid);
         if (!(pair->figures_before.known & RECEIPT_CPU) && process_cpu_read(pair->init_pid, &init) &&
             process_cpu_read(pair->task_pid, &task))
                 pair->cpu_before_usec = init + task;
@@ -398,7 +398,7 @@ static int on_task_exit(sd_event_source *source, int fd, uint32_t events, void *
                 cgroup_read_figures(&pair->cgroup, &pair->figures);
         }
         /* Somebody killed the init or the anchor, and the kernel the rest with it, in any order. */
-        if (pair->state == PAIR_RUNNING && pair->init_pidfd >= 0 &&
+        if (pair->state == PAIR_RUNNING && !pair->leaving && pair->init_pidfd >= 0 &&
             (process_is_exiting(pair->init_pid) || zygote_is_collapsing(pair->zygote)))
                 pair->sandbox_broke = true;
         /* Reaped before the init is waited for: a dying PID 1 waits for zombies whose parent is elsewhere.
@@ -584,10 +584,9 @@ int pair_new(Zygote *zygote, const Limits *limits, uint64_t tmp_max, const char 
 }
 
 /* pidfd becomes *ret_pidfd in any case. */
-static int take_child(Pair *pair, int pidfd, int *ret_pidfd, pid_t *ret_pid, sd_event_source **ret_source,
-                      sd_event_io_handler_t handler) {
+static int take_child(Pair *pair, int pidfd, pid_t pid, int *ret_pidfd, pid_t *ret_pid,
+                      sd_event_source **ret_source, sd_event_io_handler_t handler) {
         *ret_pidfd = pidfd;
-        pid_t pid = pidfd_to_pid(pidfd);
         if (pid < 0)
                 return pid;
         *ret_pid = pid;
@@ -606,7 +605,8 @@ void pair_init_made(Pair *pair, int error, int pidfd) {
                         pair_discard(pair, "the builder made no init", r);
                 return;
         }
-        r = take_child(pair, pidfd, &pair->init_pidfd, &pair->init_pid, &pair->on_init_exit, on_init_exit);
+        r = take_child(pair, pidfd, pidfd_to_pid(pidfd), &pair->init_pidfd, &pair->init_pid,
+                       &pair->on_init_exit, on_init_exit);
         if (pair->failed)
                 end_init(pair);
         else if (r < 0)
@@ -657,13 +657,14 @@ void pair_task_made(Pair *pair, int error, int pidfd) {
                         pair_discard(pair, "the zygote made no task", error < 0 ? error : -EPROTO);
                 return;
         }
-        if (sweep_is_ordered(pair->manager,
-                             pidfd_to_pid(pidfd))) { /* or it would be moved, killed, reaped twice */
+        const pid_t pid = pidfd_to_pid(pidfd);
+        if (sweep_is_ordered(pair->manager, pid)) { /* or it would be moved, killed, reaped twice */
                 close_fd(pidfd);
                 zygote_distrust(pair->zygote, "it passed another process off as the task");
                 return; /* its end tells the pair */
         }
-        r = take_child(pair, pidfd, &pair->task_pidfd, &pair->task_pid, &pair->on_task_exit, on_task_exit);
+        r = take_child(pair, pidfd, pid, &pair->task_pidfd, &pair->task_pid, &pair->on_task_exit,
+                       on_task_exit);
         if (pair->failed || pair->state >= PAIR_ENDING) {
                 pair_kill(pair);
                 return;

@@ -12,7 +12,10 @@
 
 #include "fd-util.h"
 
-enum { PATH_SIZE = 512 };
+enum {
+        PATH_SIZE = 512,
+        PAGE_MIN = 2048, /* bytes; a file of /proc that has more may come in parts */
+};
 
 static int open_formatted(int flags, const char *format, va_list arguments) _printf_(2, 0);
 static int open_formatted(int flags, const char *format, va_list arguments) {
@@ -34,9 +37,16 @@ int text_file_read(char *buffer, size_t size, const char *format, ...) {
         va_end(arguments);
         if (fd < 0)
                 return fd;
-        ssize_t n = fd_read_full(fd, buffer, size);
+        /* One read gives all of these files as far as there is room, up to a page. */
+        ssize_t n = read(fd, buffer, size);
         if (n < 0)
-                return (int) n;
+                return -errno;
+        if (n >= PAGE_MIN && (size_t) n < size) {
+                ssize_t more = fd_read_full(fd, buffer + n, size - (size_t) n);
+                if (more < 0)
+                        return (int) more;
+                n += more;
+        }
         if ((size_t) n >= size)
                 return -EFBIG;
         buffer[n] = '\0';
