@@ -9,6 +9,7 @@ breaks nodes leaves them running again, or uses `fresh_lab`, a lab of its own. B
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import sys
 import time
@@ -37,11 +38,27 @@ def _boot(request: pytest.FixtureRequest, installed: Path | None) -> Iterator[La
     failed = request.session.testsfailed
     try:
         lab.up(getattr(request.module, "AGENTS", 3), installed)
+        if installed is not None:
+            _await_agents(lab)
         yield lab
     finally:
         if request.session.testsfailed > failed and lab.exists():
             keep_journals(lab)
         lab.down()
+
+
+def _await_agents(lab: Lab) -> None:
+    """Until the master knows all agents: their units are up before that."""
+    wanted = {name for name in lab.node_names() if name.startswith("agent")}
+    deadline = time.monotonic() + 60
+    while True:
+        answer = lab.node("master").run(["clupyctl", "--json", "nodes"], check=False, environment=["CLUPY_MASTER_URL="])
+        if answer.returncode == 0:
+            ready = {node["name"] for node in json.loads(answer.stdout)["nodes"] if node["state"] == "ready"}
+            if wanted <= ready:
+                return
+        assert time.monotonic() < deadline, f"not within a minute: {wanted} ready; {answer.stdout}{answer.stderr}"
+        time.sleep(0.05)
 
 
 def keep_journals(lab: Lab) -> None:

@@ -102,9 +102,9 @@ def f_sleep(seconds: float) -> float:
 
 
 def f_ignore_term() -> None:
-    import signal, time
+    import clupy, signal, time
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    print("ready", flush=True)
+    clupy.progress(1, 2, "ready")
     time.sleep(60)
 
 
@@ -254,8 +254,7 @@ def timeout_deadline_cpu_time() -> None:
 def stop_with_and_without_grace() -> None:
     client = fresh()
     task = client.start(f_ignore_term)
-    started(client, task)
-    time.sleep(0.5)
+    client.wait_for(lambda e: e.task == task and e.op == Op.PROGRESS)
     begin = time.monotonic()
     client.stop(task, grace=0.5)
     event = ended(client, task)
@@ -310,11 +309,11 @@ def the_table_outlives_the_agent() -> None:
 @check
 def the_lease_freezes_and_thaws() -> None:
     client = fresh()
-    task = client.start(f_sleep, 1)
+    task = client.start(f_sleep, 2)
     unit = started(client, task).unit
     client.lease(0.1)
     assert client.wait_for(lambda e: e.task == task).op == Op.FROZEN
-    time.sleep(2)
+    time.sleep(2.5)
     client.start(f_value, 1)
     assert client.receive().op == Op.REFUSED
     client.request(Op.LIST)
@@ -330,7 +329,8 @@ def the_lease_freezes_and_thaws() -> None:
     client.lease(0.05)
     assert client.wait_for(lambda e: e.task == task).op == Op.FROZEN
     client.stop(task, why=Outcome.SUPERSEDED, grace=10)
-    assert ended(client, task, 5).outcome == Outcome.SUPERSEDED
+    begin = time.monotonic()
+    assert ended(client, task).outcome == Outcome.SUPERSEDED and time.monotonic() - begin < 8
     client.release(task)
     client.lease(3600)
 
@@ -341,8 +341,7 @@ def the_pool_is_warm() -> None:
     client.pool(3)
     client.run(f_value, 0)
     eventually(lambda: len(units("clupy-task-*.scope")) >= 3, "no pool")
-    event = client.run(f_value, 1)
-    assert event.flags & FLAG_WARM, event
+    eventually(lambda: client.run(f_value, 1).flags & FLAG_WARM, "none of the pool was taken")
     event = client.run(f_sleep, 0.01, memory_max=64 * MIB)
     assert event.outcome == Outcome.VALUE, event
     event = client.run(f_value, 1, tmp_max=1 * MIB)
@@ -364,13 +363,15 @@ def owners_do_not_share() -> None:
 @check
 def progress_is_told_and_bounded() -> None:
     client = fresh()
+    begin = time.monotonic()
     task = client.start(f_progress, 100)
     events = []
     while (event := client.receive()).op != Op.ENDED:
         events.append(event)
     assert event.outcome == Outcome.VALUE, event
     told = [e for e in events if e.op == Op.PROGRESS]
-    assert 3 <= len(told) <= 60 and told[-1].total == 100, len(told)
+    # A node that is busy takes longer for the hundred; ten a second are told, and up to twenty that say "done".
+    assert 3 <= len(told) <= 10 + 20 * (time.monotonic() - begin) and told[-1].total == 100, len(told)
     client.release(task)
 
 
@@ -383,7 +384,7 @@ def bad_requests_change_nothing() -> None:
     assert client.receive().op == Op.REFUSED
     for bad in ({"memory_max": 1}, {"policy": "../x"}, {"policy": "nope"}, {"owner": "a/b"}, {"tasks_max": 0},
                 {"cpus": 0}, {"name": "a\nb"}, {"cpu_quota_usec": 1}, {"tmp_max": 1}):
-        event = client.run(f_value, 1, **bad)  # type: ignore[arg-type]
+        event = client.run(f_value, 1, **bad)
         assert event.op == Op.REFUSED and event.text, (bad, event)
     client.stop("0" * 32)
     assert client.receive().op == Op.REFUSED
@@ -456,7 +457,7 @@ def a_killed_launcher_leaves_nothing() -> None:
         client.wait_for(lambda e: e.op == Op.STARTED)
     os.kill(main_pid(), signal.SIGKILL)
     client.close()
-    eventually(lambda: not processes("clupy-init") + processes("clupy-anchor"), "processes are left", 2)
+    eventually(lambda: not processes("clupy-init") + processes("clupy-anchor"), "processes are left", 10)
     eventually(lambda: os.path.exists("/run/clupy/launcher.sock") and main_pid() > 0, "it did not come back")
     time.sleep(1)
     eventually(lambda: not units("clupy-task-*.scope") and not units("clupy-zygote-*.scope"), "scopes are left")

@@ -207,7 +207,7 @@ def test_64_mib_each_way(lab: Lab) -> None:
         print(json.dumps([seconds, back == data[::-1], bool(doubled[5] == 11 and array[5] == 5)]))
         """, timeout=200)
     assert equal and writable
-    assert seconds < 20, "quick, also on a small machine"
+    assert seconds < 40, "quick, also on a small machine"
 
 
 def test_what_a_future_knows(lab: Lab) -> None:
@@ -218,7 +218,7 @@ def test_what_a_future_knows(lab: Lab) -> None:
             print("begun", flush=True)
             task = clupy.current()
             clupy.progress(1, 2, "half")
-            time.sleep(1)
+            time.sleep(2)
             return [task.id, task.job, task.node, task.attempt, task.unit, task.owner]
         future = clupy.parallel(work)()
         states = []
@@ -227,7 +227,7 @@ def test_what_a_future_knows(lab: Lab) -> None:
         lines = list(future.logs(follow=True))
         print(json.dumps([future.value, [future.id, future.job, future.node, future.attempts, future.unit, "user"],
                           [True, [1.0, "half"]] in [list(s) for s in states], future.logs(), lines,
-                          future.usage.memory_peak > 0, future.usage.run_us > 900000]))
+                          future.usage.memory_peak > 0, future.usage.run_us > 1900000]))
         """)
     assert known[0] == known[1]
     assert known[2:] == [True, "begun\n", ["begun"], True, True]
@@ -262,7 +262,7 @@ def test_leaving_cancels(lab: Lab, wait_until: Callable[..., None]) -> None:
         """)
     assert out.stderr == "clupy: leaving, cancelling 1 call that had not ended\n"
     shown = ["clupyctl", "--json", "task", "show", out.stdout.strip()]
-    wait_until(lambda: json.loads(lab.node("master").run(shown).stdout)["state"] not in ("running", "starting"), 15,
+    wait_until(lambda: json.loads(lab.node("master").run(shown).stdout)["state"] not in ("running", "starting"), 30,
                "the call of a client that said goodbye is cancelled")
 
 

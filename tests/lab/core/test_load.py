@@ -9,8 +9,6 @@ import random
 import subprocess
 from typing import TYPE_CHECKING
 
-import pytest
-
 if TYPE_CHECKING:
     from labtool.lab import Lab
 
@@ -94,6 +92,7 @@ def masterd_rss(lab: Lab) -> int:
 
 def test_a_big_argument_delays_nobody(lab: Lab) -> None:
     client = lab.node("client")
+    client.python(LATENCY, "user", "1", timeout=120)  # the first calls ever start what the others use
     idle = json.loads(client.python(LATENCY, "user", "5", timeout=120).stdout)
     with client.popen(["python3", "-c", BIG], "user", stdout=subprocess.PIPE) as big:
         assert big.stdout
@@ -101,18 +100,27 @@ def test_a_big_argument_delays_nobody(lab: Lab) -> None:
         beside = json.loads(client.python(LATENCY, "user", "5", timeout=120).stdout)
         assert big.stdout.readline().strip() == str(2 << 30)
     rss = masterd_rss(lab)
-    print(f"idle {idle}, beside 2 GiB {beside}, load {os.getloadavg()[0]:.1f}, masterd at most {rss >> 20} MiB")
+    # The second worst of some hundred says as much of the machine as of the master: what it does without the argument is
+    # seen before and after.
+    after = json.loads(client.python(LATENCY, "user", "5", timeout=120).stdout)
     assert rss < 64 << 20
-    assert beside["p99"] <= 5 * idle["p99"]
+    assert beside["p99"] <= 5 * max(idle["p99"], after["p99"]), (
+        f"idle {idle}, {after}, beside 2 GiB {beside}, load {os.getloadavg()[0]:.1f}")
 
 
-@pytest.mark.parametrize("kind", ["garbage", "truncated", "oversized", "slow", "silent"])
-def test_rubbish_is_refused_and_others_are_served(lab: Lab, kind: str) -> None:
+def test_rubbish_is_refused_and_others_are_served(lab: Lab) -> None:
     client = lab.node("client")
-    with client.popen(["python3", "-c", RUBBISH, kind, "master:7878"], "user", stdout=subprocess.PIPE) as rubbish:
-        assert json.loads(client.python(LATENCY, "user", "1", timeout=60).stdout)["n"] > 5
-        output, _ = rubbish.communicate(timeout=60)
-    assert output.strip() == "closed"
+    kinds = ("garbage", "truncated", "oversized", "slow", "silent")
+    talkers = {kind: client.popen(["python3", "-c", RUBBISH, kind, "master:7878"], "user", stdout=subprocess.PIPE)
+               for kind in kinds}
+    try:
+        assert json.loads(client.python(LATENCY, "user", "3", timeout=60).stdout)["n"] > 5
+        assert {kind: talker.communicate(timeout=60)[0].strip() for kind, talker in talkers.items()} == dict.fromkeys(
+            kinds, "closed")
+    finally:
+        for talker in talkers.values():
+            talker.kill()
+            talker.wait()
 
 
 def test_the_launcher_socket_is_the_agents_alone(lab: Lab) -> None:

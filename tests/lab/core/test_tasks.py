@@ -19,8 +19,9 @@ import json, clupy
 def report():
     import os, time
     status = dict(line.split(":\\t", 1) for line in open("/proc/self/status").read().splitlines() if ":\\t" in line)
-    time.sleep(1)   # so that all of them are alive at once
-    return {"cgroup": open("/proc/self/cgroup").read(), "uid": os.getuid(), "exe": os.readlink("/proc/self/exe"),
+    begin = time.monotonic()
+    time.sleep(2)   # so that many of them are alive at once
+    return {"alive": [begin, time.monotonic()], "cgroup": open("/proc/self/cgroup").read(), "uid": os.getuid(), "exe": os.readlink("/proc/self/exe"),
             **{key: status[key].strip() for key in ("Seccomp", "CapEff", "NoNewPrivs")}}
 
 call = clupy.parallel(report, cpus=0.1, memory="128M")
@@ -86,7 +87,11 @@ def test_twenty_calls_have_twenty_scopes_and_uids(lab: Lab) -> None:
         assert call["unit"] in scopes
         assert call["value"]["exe"].endswith("/clupy-zygote")
         assert (call["value"]["Seccomp"], int(call["value"]["CapEff"], 16), call["value"]["NoNewPrivs"]) == ("2", 0, "1")
-    assert len({call["value"]["uid"] for call in calls}) == 20
+    # The clock is the node's: who was alive when the middle one was had a uid of his own. A machine that has other
+    # things to do may have ended the first before it began the last.
+    middle = sorted(call["value"]["alive"][0] for call in calls)[10]
+    uids = [call["value"]["uid"] for call in calls if call["value"]["alive"][0] <= middle < call["value"]["alive"][1]]
+    assert len(uids) >= 5 and len(set(uids)) == len(uids)
 
 
 def test_limits_are_what_the_call_asked(lab: Lab) -> None:
@@ -125,7 +130,7 @@ print(future.node, future.unit, future.id)
     def printed() -> list[str]:
         return lab.node(node).run(["journalctl", "-u", unit, "-t", "clupy-task", "-o", "cat"]).stdout.splitlines()
 
-    wait_until(lambda: len(printed()) >= 3, 5, "three lines in the journal")
+    wait_until(lambda: len(printed()) >= 3, 20, "three lines in the journal")
     assert sorted(printed()) == ["first line", "second line", "to stderr"]
     entries = lab.node(node).run(["journalctl", "-t", "clupy-task", "-o", "json", f"_SYSTEMD_UNIT={unit}"]).stdout
     for entry in map(json.loads, entries.splitlines()):

@@ -166,11 +166,11 @@ def test_people_read_tables(lab: Lab, sleeper: str, bus: bool) -> None:
 def test_drain_waits_until_the_node_is_idle(lab: Lab, sleeper: str, wait_until: Callable[..., None]) -> None:
     node = lab.node("client")
     with node.popen(["clupyctl", "drain", "--wait", "agent1"], stdout=subprocess.PIPE) as drain:
-        wait_until(lambda: json.loads(clupyctl(lab, "nodes", "--json"))["nodes"][0]["state"] == "draining", 10,
+        wait_until(lambda: json.loads(clupyctl(lab, "nodes", "--json"))["nodes"][0]["state"] == "draining", 20,
                    "the node drains")
         assert drain.poll() is None
         clupyctl(lab, "cancel", sleeper)
-        output, _ = drain.communicate(timeout=20)
+        output, _ = drain.communicate(timeout=40)
     assert drain.returncode == 0
     assert output.endswith("agent1 is drained\n")
     assert clupyctl(lab, "undrain", "agent1") == "agent1 is ready\n"
