@@ -426,8 +426,11 @@ void agent_forget_preparing(Agent *agent) {
 /* A second order for what is here already: its state is told again. */
 static void attempt_ordered_again(Attempt *a, const Order *o) {
         if (!streq(a->owner, o->owner)) {
-                log_warning("Ignoring an order for task %s of '%s': the id is that of a task of '%s'",
+                /* The master keeps them apart; this one is on its way out there. It orders the other again,
+                 * under a number that is free. */
+                log_warning("Refusing an order for task %s of '%s': the id is that of a task of '%s'",
                             ID_HEX(o->task), o->owner, a->owner);
+                agent_send_unknown(a->agent, o->task, (uint32_t) o->attempt);
                 return;
         }
         if (a->state == ATTEMPT_RUNNING || a->state == ATTEMPT_FROZEN)

@@ -7,7 +7,7 @@
 
 #include "fd-util.h"
 
-enum { KEY_MAX = 256, SHOWN_MAX = 60 };
+enum { KEY_MAX = 256, SHOWN_MAX = 60, OWNER_MAX = 64 };
 
 /* One file on its way. */
 typedef struct Load {
@@ -258,6 +258,116 @@ static int load_map(Load *l, const ConfigItem *item) {
         }
 }
 
+static int load_tree(Load *l, const ConfigItem *item, const char *path, unsigned depth);
+
+/* One call of a tree's parser, about the event at that line. */
+static int tree_call(Load *l, const ConfigItem *item, size_t line, const char *path, const char *value) {
+        int r = item->parse(item, path, value, item_field(l, item));
+        _cleanup_(freep) char *key = NULL;
+        ConfigItem at = *item;
+
+        if (r >= 0 || r == -ENOMEM)
+                return r;
+        key = path ? strformat("%s.%s", item->key, path) : strdup(item->key);
+        if (!key)
+                return -ENOMEM;
+        for (char *p = key; *p; p++)
+                if (*p == '/')
+                        *p = p[1] ? '.' : '\0';
+        if (r == -E2BIG)
+                return load_error(l, line, r, "key '%s': too many entries", key);
+        if (item->explain)
+                at.expected = item->explain(strempty(path));
+        return load_unexpected(l, line, &at, key, value ?: event_to_text(l), value != NULL);
+}
+
+static int tree_scalar(Load *l, const ConfigItem *item, const char *path) {
+        const char *value = NULL;
+        int r;
+
+        r = load_scalar(l, path, &value);
+        if (r < 0)
+                return r;
+        if (scalar_is_nothing(l))
+                return tree_call(l, item, event_line(l), path, NULL);
+        return tree_call(l, item, event_line(l), path, value);
+}
+
+static int tree_list(Load *l, const ConfigItem *item, const char *path) {
+        _cleanup_(freep) char *in_list = strformat("%s/", path);
+        int r;
+
+        if (!in_list)
+                return -ENOMEM;
+        for (;;) {
+                r = load_next(l);
+                if (r < 0)
+                        return r;
+                if (l->event.type == YAML_SEQUENCE_END_EVENT)
+                        return 0;
+                if (l->event.type != YAML_SCALAR_EVENT)
+                        return load_error(l, event_line(l), -EINVAL, "key '%s': expected a value, got %s",
+                                          item->key, event_to_text(l));
+                r = tree_scalar(l, item, in_list);
+                if (r < 0)
+                        return r;
+        }
+}
+
+static int tree_map(Load *l, const ConfigItem *item, const char *path, unsigned depth) {
+        int r;
+
+        for (;;) {
+                _cleanup_(freep) char *inner = NULL, *seen = NULL;
+                char key[KEY_MAX];
+                const char *name;
+
+                r = load_next(l);
+                if (r < 0)
+                        return r;
+                if (l->event.type == YAML_MAPPING_END_EVENT)
+                        return 0;
+                r = load_key(l, item->key, key);
+                if (r < 0)
+                        return r;
+                name = (const char *) l->event.data.scalar.value;
+                if (isempty(name) || strlen(name) > OWNER_MAX || strchr(name, '/'))
+                        return load_error(l, event_line(l), -EINVAL,
+                                          "key '%s': expected a name of 1 to %d bytes without '/'", key,
+                                          OWNER_MAX);
+                inner = path ? strformat("%s/%s", path, name) : strdup(name);
+                seen = inner ? strformat("%s/%s", item->key, inner) : NULL;
+                if (!seen)
+                        return -ENOMEM;
+                r = load_see(l, event_line(l), seen);
+                if (r >= 0)
+                        r = load_next(l);
+                if (r >= 0)
+                        r = load_tree(l, item, inner, depth + 1);
+                if (r < 0)
+                        return r;
+        }
+}
+
+/* From the event that begins it. path NULL: the whole tree. */
+static int load_tree(Load *l, const ConfigItem *item, const char *path, unsigned depth) {
+        int r;
+
+        if (depth > CONFIG_DEPTH_MAX)
+                return load_error(l, event_line(l), -EINVAL, "more than %d levels", CONFIG_DEPTH_MAX);
+        if (l->event.type == YAML_SCALAR_EVENT && (path || !scalar_is_nothing(l)))
+                return path ? tree_scalar(l, item, path)
+                            : load_unexpected(l, event_line(l), item, item->key, event_to_text(l), false);
+        r = tree_call(l, item, event_line(l), path, NULL);
+        if (r < 0 || l->event.type == YAML_SCALAR_EVENT)
+                return r;
+        if (l->event.type == YAML_MAPPING_START_EVENT)
+                return tree_map(l, item, path, depth);
+        if (path)
+                return tree_list(l, item, path);
+        return load_unexpected(l, event_line(l), item, item->key, event_to_text(l), false);
+}
+
 static const ConfigItem *item_find(const Load *l, const char *key) {
         for (size_t i = 0; i < l->n_items; i++)
                 if (streq(l->items[i].key, key))
@@ -307,6 +417,8 @@ static int load_item(Load *l, const ConfigItem *item) {
                 return load_list(l, item);
         case CONFIG_MAP:
                 return load_map(l, item);
+        case CONFIG_TREE:
+                return load_tree(l, item, NULL, 1);
         }
         return -EINVAL;
 }

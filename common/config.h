@@ -26,12 +26,15 @@ typedef enum ConfigKind {
         CONFIG_SCALAR,
         CONFIG_LIST, /* of scalars; a single scalar counts as a list of one */
         CONFIG_MAP,  /* of strings to scalars, names unique */
+        CONFIG_TREE, /* maps in maps: the parser judges their names, see ConfigParse */
 } ConfigKind;
 
 typedef struct ConfigItem ConfigItem;
 
 /* Parses one value into field. name: the key within a map, else NULL. value: NULL to make the field empty,
- * called once before the first entry of a list or map. Returns 0, -ENOMEM, anything else negative: it is not
+ * called once before the first entry of a list or map. Of a tree the name is the path within it, its parts
+ * joined by '/' (names with a '/' are refused); before the first entry of each map and list in it the parser
+ * is called with that path and NULL, and a list's values have a '/' at the end of theirs. Returns 0, -ENOMEM, anything else negative: it is not
  * what the item expects. */
 typedef int (*ConfigParse)(const ConfigItem *item, const char *name, const char *value, void *field);
 
@@ -44,6 +47,7 @@ struct ConfigItem {
         uint64_t min,
                 max; /* bounds for numbers, sizes (bytes), durations (µs), lengths of strings; max 0: none */
         const void *data; /* what else the parser needs: name table, … */
+        const char *(*explain)(const char *path); /* of trees: what is expected there */
 };
 
 /* Parsers and the type of their field. */

@@ -2,10 +2,16 @@
 #include "attempt.h"
 
 #include <errno.h>
+#include <stdio.h>
+#include <string.h>
 
+#include "digest.h"
 #include "hashmap.h"
+#include "history.h"
 #include "manager.h"
 #include "node.h"
+#include "owner.h"
+#include "session.h"
 #include "task.h"
 
 static const char *const attempt_state_table[_ATTEMPT_STATE_MAX] = {
@@ -37,17 +43,50 @@ static void attempt_charge(Attempt *attempt, bool charge) {
         manager_schedule(node->manager);
 }
 
-int attempt_new(Node *node, Id id, uint32_t number, uint32_t mcpus, uint64_t memory, Attempt **ret) {
+int attempt_other_id(const char *owner, Id id, Id *ret) {
+        struct {
+                char purpose[16];
+                Id id;
+                char owner[65];
+        } input = { .purpose = "clupy attempt", .id = id };
+        Digest digest;
+        int r;
+
+        snprintf(input.owner, sizeof(input.owner), "%s", owner);
+        r = digest_sha256(&input, sizeof(input), &digest);
+        if (r < 0)
+                return r;
+        memcpy(ret->bytes, digest.bytes, sizeof(ret->bytes));
+        return 0;
+}
+
+int attempt_wire_id(Node *node, const Task *task, Id *ret) {
+        const Owner *owner = task->session->owner;
+        const Attempt *there = hashmap_get(node->attempts, &task->id);
+        const HistoryEntry *past = history_find_wire(node->manager->history, task->id);
+
+        /* What another's printed last may still come under that id. */
+        if ((there && there->owner != owner) || (past && past->owner != owner))
+                return attempt_other_id(owner->name, task->id, ret);
+        *ret = task->id;
+        return 0;
+}
+
+int attempt_new(Node *node, Owner *owner, Id id, uint32_t number, uint32_t mcpus, uint64_t memory,
+                Attempt **ret) {
         _cleanup_(freep) Attempt *attempt = new0(Attempt);
         int r;
 
         if (!attempt)
                 return -ENOMEM;
-        *attempt = (Attempt){ .node = node, .id = id, .number = number, .mcpus = mcpus, .memory = memory };
+        *attempt = (Attempt){
+                .node = node, .owner = owner, .id = id, .number = number, .mcpus = mcpus, .memory = memory
+        };
         attempt_free(hashmap_get(node->attempts, &id));
         r = hashmap_put(node->attempts, &id, attempt);
         if (r < 0)
                 return r;
+        (void) owner_ref(owner);
         attempt_charge(attempt, true);
         *ret = TAKE_PTR(attempt);
         return 0;
@@ -56,7 +95,6 @@ int attempt_new(Node *node, Id id, uint32_t number, uint32_t mcpus, uint64_t mem
 Orphan *orphan_free(Orphan *orphan) {
         if (!orphan)
                 return NULL;
-        free(orphan->owner);
         free(orphan->outcome);
         free(orphan->receipt);
         return mfree(orphan);
@@ -70,9 +108,11 @@ Attempt *attempt_free(Attempt *attempt) {
         if (attempt->task)
                 attempt->task->current = NULL;
         if (attempt->orphan) {
-                (void) hashmap_remove(attempt->node->manager->orphans, &attempt->id);
+                (void) hashmap_remove(attempt->owner->orphans, &attempt->id);
+                attempt->node->manager->n_orphans--;
                 orphan_free(attempt->orphan);
         }
+        owner_unref(attempt->owner);
         free(attempt->unit);
         return mfree(attempt);
 }

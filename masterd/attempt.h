@@ -21,7 +21,6 @@ DEFINE_NAME_TABLE_DECLARATION(attempt_state, AttemptState);
 
 /* What a node says of an attempt that no task claims yet. */
 typedef struct Orphan {
-        char *owner;
         Id session;
         uint64_t until;          /* BOOTTIME µs: then it is stopped */
         char *outcome, *receipt; /* JSON, when it has ended */
@@ -33,7 +32,8 @@ typedef struct Orphan {
  * it, and it takes room until the node says that it is gone). */
 struct Attempt {
         Node *node;
-        Id id; /* of the task */
+        Owner *owner; /* a reference */
+        Id id;        /* on the wire: see attempt_wire_id() */
         uint32_t number;
         AttemptState state;
         Task *task;
@@ -48,10 +48,17 @@ struct Attempt {
 
 /* Puts it on its node's books. An older attempt of the same task that is still there is dropped. Returns 0,
  * -ENOMEM. */
-int attempt_new(Node *node, Id id, uint32_t number, uint32_t mcpus, uint64_t memory, Attempt **ret);
+int attempt_new(Node *node, Owner *owner, Id id, uint32_t number, uint32_t mcpus, uint64_t memory,
+                Attempt **ret);
 /* Takes it off them, and off its task. */
 Attempt *attempt_free(Attempt *attempt);
 DEFINE_CLEANUP(Attempt, attempt_free);
+
+/* Nodes know attempts by one id, whoever owns them. It is the task's, unless an attempt of another owner's
+ * has that one there, or had it lately: then it is attempt_other_id(). Returns 0, -ENOMEM, -EIO. */
+int attempt_wire_id(Node *node, const Task *task, Id *ret);
+/* A hash of owner and id: the same after a restart, and nobody finds an id that gives another's. */
+int attempt_other_id(const char *owner, Id id, Id *ret);
 
 /* Sets it; from ended on it takes no CPU or memory any more. */
 void attempt_set_state(Attempt *attempt, AttemptState state);

@@ -10,6 +10,7 @@
 #include "log.h"
 #include "manager.h"
 #include "node.h"
+#include "owner.h"
 #include "parse-util.h"
 #include "peer.h"
 #include "query.h"
@@ -34,6 +35,7 @@ enum {
 struct Follow {
         Peer *peer;
         uint64_t query;
+        Owner *owner; /* a reference */
         Id task;
         uint64_t offset;
         sd_event_source *end; /* the task has ended; its last words may still come */
@@ -44,6 +46,7 @@ Follow *follow_free(Follow *follow) {
                 return NULL;
         (void) hashmap_remove_u64(follow->peer->follows, follow->query);
         sd_event_source_disable_unref(follow->end);
+        owner_unref(follow->owner);
         return mfree(follow);
 }
 
@@ -57,6 +60,7 @@ static int check_policy(Manager *m, Job *job) {
         static const char *const isolations[] = { "task", "job" }, *const networks[] = { "none", "host",
                                                                                          "cluster" };
 
+        job->refused_reason = "unknown";
         if (!strv_contains(m->config->policies, job->policy))
                 job->refused = strformat("there is no policy '%s' on this cluster", job->policy);
         else if (name_table_find(isolations, ELEMENTSOF(isolations), job->isolation) < 0)
@@ -68,6 +72,64 @@ static int check_policy(Manager *m, Job *job) {
         else
                 return 0;
         return job->refused ? 0 : -ENOMEM;
+}
+
+static int check_rights(Job *job) {
+        const AccessLimits *limits = &job->session->owner->limits;
+        const char *user = job->session->user;
+
+        job->refused_reason = "not-allowed";
+        if (!(limits->rights & ACCESS_RUN))
+                job->refused = strformat("%s may not run calls on this cluster", user);
+        else if (limits->policies && !strv_contains((char **) limits->policies, job->policy))
+                job->refused = strformat("%s may not use the policy '%s'", user, job->policy);
+        else if (job->priority > limits->priority)
+                job->refused = strformat("%s may ask for a priority of at most %d, not %d", user,
+                                         limits->priority, job->priority);
+        else
+                return 0;
+        return job->refused ? 0 : -ENOMEM;
+}
+
+/* What would wait for ever. */
+static int check_quota(Job *job) {
+        const AccessLimits *limits = &job->session->owner->limits;
+        const char *user = job->session->user;
+
+        job->refused_reason = "quota";
+        if (limits->mcpus > 0 && job->mcpus > limits->mcpus)
+                job->refused = strformat("%s may use %g CPUs at one time, and this call alone asks for %g",
+                                         user, (double) limits->mcpus / 1000.0, job->mcpus / 1000.0);
+        else if (limits->memory > 0 && job->memory > limits->memory)
+                job->refused =
+                        strformat("%s may use %s of memory at one time, and this call alone asks for %s",
+                                  user, FORMAT_BYTES(limits->memory), FORMAT_BYTES(job->memory));
+        else
+                return 0;
+        return job->refused ? 0 : -ENOMEM;
+}
+
+/* Whether the cluster takes calls of this job, by the configuration of now. */
+static int check_job(Session *session, Job *job) {
+        Manager *m = session->manager;
+        int r;
+
+        job->refused = mfree(job->refused);
+        job->checked = m->config_generation;
+        r = check_policy(m, job);
+        if (r >= 0 && !job->refused)
+                r = check_rights(job);
+        if (r >= 0 && !job->refused)
+                r = check_quota(job);
+        if (r >= 0 && job->refused) {
+                _cleanup_(freep) char *what = strformat("job %s (%s): %s", ID_HEX(job->id), job->name,
+                                                        job->refused);
+
+                access_log_refusal(session->user,
+                                   session->peer ? connection_peer(session->peer->connection) : NULL,
+                                   job->refused_reason, strempty(what));
+        }
+        return r;
 }
 
 static int read_job(Session *session, json_object *j) {
@@ -123,7 +185,7 @@ static int read_job(Session *session, json_object *j) {
         r = job_set_texts(job, printable, isolation, policy, network);
         if (r < 0)
                 return r;
-        r = check_policy(m, job);
+        r = check_job(session, job);
         if (r < 0)
                 return r;
         r = hashmap_put(session->jobs, &job->id, job);
@@ -147,13 +209,25 @@ static int keep_argument(Task *task, const struct iovec *payload) {
         return 0;
 }
 
-/* A task with this id is there already. */
+/* The user has a task with this id already. */
 static int submitted_again(Session *session, Task *task) {
         if (task->session == session)
                 return 0; /* it goes on; if it has ended its result is on its way */
-        log_warning("Client %s submitted task %s, which another client has: ignored", session->user,
-                    ID_HEX(task->id));
+        /* It was this client's before the master was started again, or its session was given up. */
+        if (task->detached && task->session->permanent)
+                return detached_attach(task, session);
+        log_warning("Client %s submitted task %s, which another client of the same user has: ignored",
+                    session->user, ID_HEX(task->id));
         return 0;
+}
+
+static void detached_cannot(Task *task, int error, bool resubmitted) {
+        _cleanup_(freep) char *message = detached_refusal(task, error);
+
+        if (!resubmitted)
+                task_refuse(task, "rejected", strempty(message));
+        else
+                log_warning("Task %s of %s: %s", ID_HEX(task->id), task->session->user, strempty(message));
 }
 
 static int read_task(Session *session, json_object *t, const Frame *frame) {
@@ -186,22 +260,27 @@ static int read_task(Session *session, json_object *t, const Frame *frame) {
         if (r == -ENOENT)
                 deadline = UINT64_MAX;
 
-        task = manager_task(m, id);
+        task = owner_task(session->owner, id);
         if (task)
                 return submitted_again(session, task);
         job = hashmap_get(session->jobs, &job_id);
         if (!job)
                 return -EBADMSG;
         if (session->n_unfinished >= m->config->task_window ||
-            session->n_tasks >= 2 * m->config->task_window || hashmap_size(m->tasks) >= MANAGER_TASKS_MAX)
+            session->n_tasks >= 2 * m->config->task_window || m->n_tasks >= MANAGER_TASKS_MAX)
                 return -EDQUOT;
         r = task_new(session, job, id, &task);
         if (r < 0)
                 return r;
         job->used_at = manager_now(m);
         task->size = size;
+        if (job->checked != m->config_generation) {
+                r = check_job(session, job);
+                if (r < 0)
+                        return r;
+        }
         if (job->refused) {
-                task_end_own(task, OUTCOME_REFUSED, "message", job->refused);
+                task_refuse(task, job->refused_reason, job->refused);
                 return 0;
         }
         r = keep_argument(task, payload);
@@ -210,9 +289,11 @@ static int read_task(Session *session, json_object *t, const Frame *frame) {
         if (deadline != UINT64_MAX)
                 task_set_deadline(task, deadline);
         if (job->detach) {
-                r = detached_task_new(task);
+                r = detached_task_new(task, !resubmitted);
                 if (r < 0)
-                        log_warning_errno(r, "Task %s cannot be detached", ID_HEX(id));
+                        detached_cannot(task, r, resubmitted);
+                if (!resubmitted)
+                        return 0;
         }
         if (resubmitted)
                 recovery_resubmitted(task, (uint32_t) attempts);
@@ -260,7 +341,7 @@ static int for_each_task(Peer *peer, json_object *json, void (*callback)(Task *t
                 if (!json_object_is_type(entry, json_type_string) ||
                     id_from_hex(json_object_get_string(entry), &id) < 0)
                         return -EBADMSG;
-                task = manager_task(peer->manager, id);
+                task = owner_task(peer->session->owner, id);
                 if (task && task->session == peer->session)
                         callback(task);
         }
@@ -270,10 +351,9 @@ static int for_each_task(Peer *peer, json_object *json, void (*callback)(Task *t
 static void on_task_ack(Task *task) {
         if (task->state != TASK_ENDED)
                 return;
-        client_link_log(task->manager, task->id, task->log, true);
-        if (task->detached)
-                detached_acknowledged(task);
-        task_deliver(task);
+        client_link_log(task->session->owner, task->id, task->log, true);
+        if (!task->detached || !detached_acknowledged(task))
+                task_deliver(task);
 }
 
 static void on_task_cancel(Task *task) {
@@ -334,11 +414,9 @@ static void follow_send(Follow *follow, const LogTail *tail, bool ended) {
 
 static int on_follow_end(sd_event_source *source, uint64_t usec, void *userdata) {
         Follow *follow = userdata;
-        char hex[ID_HEX_SIZE];
         TaskView view;
 
-        id_to_hex(follow->task, hex);
-        follow_send(follow, task_find(follow->peer->manager, hex, &view) < 0 ? NULL : view.log, true);
+        follow_send(follow, task_find_id(follow->owner, follow->task, &view) < 0 ? NULL : view.log, true);
         return 0;
 }
 
@@ -354,14 +432,14 @@ static void follow_end(Follow *follow, const LogTail *tail, uint64_t ended_ago) 
         follow_send(follow, tail, r < 0);
 }
 
-void client_link_log(Manager *m, Id id, LogTail *tail, bool ended) {
-        LIST_FOREACH(Peer, peer, link, &m->peers) {
+void client_link_log(Owner *owner, Id id, LogTail *tail, bool ended) {
+        LIST_FOREACH(Peer, peer, link, &owner->manager->peers) {
                 Follow *follow;
 
                 if (hashmap_size(peer->follows) == 0)
                         continue;
                 HASHMAP_FOREACH(follow, peer->follows)
-                        if (id_equal(follow->task, id)) {
+                        if (follow->owner == owner && id_equal(follow->task, id)) {
                                 if (ended)
                                         follow_end(follow, tail, 0);
                                 else
@@ -370,13 +448,13 @@ void client_link_log(Manager *m, Id id, LogTail *tail, bool ended) {
         }
 }
 
-static int start_follow(Peer *peer, uint64_t query, const char *hex) {
+static int start_follow(Peer *peer, const QueryAsker *asker, uint64_t query, json_object *args) {
         Manager *m = peer->manager;
         TaskView view;
         Follow *follow;
 
         /* What must be refused is refused by the query itself. */
-        if (task_find(m, hex, &view) < 0 || (!peer->admin && !streq(peer->user, view.owner)))
+        if (query_find_log(m, asker, args, &view) != QUERY_OK)
                 return -ENOENT;
         if (hashmap_size(peer->follows) >= FOLLOWS_MAX || hashmap_get_u64(peer->follows, query))
                 return -EBUSY;
@@ -388,6 +466,7 @@ static int start_follow(Peer *peer, uint64_t query, const char *hex) {
                 free(follow);
                 return -ENOMEM;
         }
+        follow->owner = owner_ref(view.task ? view.task->session->owner : view.entry->owner);
         if (view.task && view.task->state != TASK_ENDED)
                 follow_send(follow, view.log, false);
         else
@@ -399,8 +478,11 @@ static int run_query(Peer *peer, json_object *json) {
         _cleanup_(json_putp) json_object *result = NULL, *none = NULL;
         _cleanup_(freep) char *message = NULL;
         json_object *args = NULL;
-        const char *verb, *hex;
-        QueryAsker asker = { .user = peer->user, .session = peer->session, .privileged = peer->admin };
+        const char *verb;
+        QueryAsker asker = { .user = peer->user,
+                             .session = peer->session,
+                             .privileged = peer->admin,
+                             .from = connection_peer(peer->connection) };
         bool follow = false;
         uint64_t id;
         QueryError error;
@@ -423,9 +505,8 @@ static int run_query(Peer *peer, json_object *json) {
                         send_answer(peer, id, result, false);
                 return 0;
         }
-        if (streq(verb, "logs") && json_get_bool_optional(args, "follow", false, &follow) >= 0 && follow &&
-            json_get_string(args, "id", ID_HEX_SIZE - 1, &hex) >= 0) {
-                int r = start_follow(peer, id, hex);
+        if (streq(verb, "logs") && json_get_bool_optional(args, "follow", false, &follow) >= 0 && follow) {
+                int r = start_follow(peer, &asker, id, args);
 
                 if (r == 0)
                         return 0;
@@ -439,6 +520,8 @@ static int run_query(Peer *peer, json_object *json) {
                 send_answer(peer, id, result, false);
         else
                 send_failure(peer, id, query_error_to_string(error), strempty(message));
+        if (error == QUERY_NOT_ALLOWED)
+                query_log_refusal(&asker, verb, message);
         return 0;
 }
 

@@ -21,7 +21,7 @@ void client_link_send(Session *session);
 void client_link_status(Session *session, Task *task, Batch *batch);
 
 /* A task printed something: whoever follows it is told. ended: there will be no more. */
-void client_link_log(Manager *m, Id id, LogTail *tail, bool ended);
+void client_link_log(Owner *owner, Id id, LogTail *tail, bool ended);
 
 typedef struct Follow Follow;
 Follow *follow_free(Follow *follow);

@@ -8,15 +8,19 @@
 #include "memory-util.h"
 #include "types.h"
 
-/* Calls that outlive their client and the master. What they are is in the state store (detached/<id>),
- * argument, code and result are files in <state_directory>/.detached. Until its client goes such a task is
- * like any other; then it moves to a session of its user's that never ends, until a client attaches to it or
- * its result has been kept long enough. */
+/* Calls that outlive their client and the master. What they are is in the state store
+ * (detached/<owner>/<id>), argument, code and result are files in <state_directory>/.detached. Until its
+ * client goes or has its result, such a task is like any other; then it moves to a session of its user's that
+ * never ends. From there a client may attach to it, and again, until its result has been kept long enough. */
 
-/* Soon writes the task down and begins to fetch its argument and code; what cannot be kept then is logged,
- * and ends with its client. Returns 0, -EFBIG when the argument is over `detached.size`, -ENOMEM; likewise.
- */
-int detached_task_new(Task *task);
+/* Soon writes the task down and begins to fetch its argument and code. hold: it is not in a queue before all
+ * of that is on disk, and is refused to its client if it cannot be; else it goes on as an ordinary one then.
+ * Returns 0, -EFBIG over `detached.size`, -EDQUOT over `detached.total`, -ENOSPC, -ENOMEM. */
+int detached_task_new(Task *task, bool hold);
+/* Why, for people. From malloc. */
+char *detached_refusal(const Task *task, int error);
+/* Its argument and code are being written down. */
+bool detached_is_held(const Task *task);
 Detached *detached_free(Detached *d);
 
 /* It is about to run: with `retries: 0` that must not be forgotten. */
@@ -29,8 +33,10 @@ void detached_ended(Task *task);
 void detached_retried(Task *task);
 /* Whether the result needs no node any more. */
 bool detached_has_result(const Task *task);
-/* Its client has the result: everything is removed. */
-void detached_acknowledged(Task *task);
+/* Its client has the result. Returns whether it is kept; else everything is removed. */
+bool detached_acknowledged(Task *task);
+/* Nobody wants a result any more that is kept. Frees the task; returns false when that is not so. */
+bool detached_drop(Task *task);
 /* A client of the same user wants it back. Returns 0, -ENOMEM. */
 int detached_attach(Task *task, Session *session);
 /* At the master's start. Logs what it cannot read. Returns 0, -errno. */

@@ -9,6 +9,8 @@
 #include "job.h"
 #include "log-tail.h"
 #include "manager.h"
+#include "node.h"
+#include "owner.h"
 #include "receipt-pack.h"
 #include "session.h"
 
@@ -29,7 +31,8 @@ typedef struct HistoryBlock {
 struct History {
         Manager *manager;
         unsigned max;
-        Hashmap *entries; /* by id */
+        size_t n_entries;
+        Hashmap *wires; /* by their ids on the wire, the latest each */
         ListLink list;
         HistoryBlock *block; /* the one that is being filled */
 };
@@ -43,7 +46,7 @@ int history_new(Manager *manager, unsigned max, History **ret) {
         history->manager = manager;
         history->max = max;
         list_init(&history->list);
-        r = hashmap_new(HASHMAP_ID, &history->entries);
+        r = hashmap_new(HASHMAP_ID, &history->wires);
         if (r < 0)
                 return r;
         *ret = TAKE_PTR(history);
@@ -79,14 +82,18 @@ static void entry_release(History *history, HistoryEntry *entry) {
 }
 
 static void entry_free(History *history, HistoryEntry *entry) {
-        (void) hashmap_remove(history->entries, &entry->id);
+        (void) hashmap_remove(entry->owner->history, &entry->id);
+        if (history_find_wire(history, entry->wire) == entry)
+                (void) hashmap_remove(history->wires, &entry->wire);
         list_remove(&entry->link);
+        history->n_entries--;
         for (unsigned i = 0; i < entry->n_runs; i++) {
                 free(entry->runs[i].node);
                 free(entry->runs[i].unit);
         }
         free(entry->runs);
         log_tail_free(&history->manager->logs, entry->log);
+        owner_unref(entry->owner);
         entry_release(history, entry);
 }
 
@@ -95,7 +102,7 @@ History *history_free(History *history) {
                 return NULL;
         LIST_FOREACH(HistoryEntry, entry, link, &history->list)
                 entry_free(history, entry);
-        hashmap_free(history->entries);
+        hashmap_free(history->wires);
         free(history->block);
         return mfree(history);
 }
@@ -115,7 +122,8 @@ static const char *unpack(const char **p) {
 }
 
 void history_add(History *history, Task *task) {
-        const char *owner = task->session->user, *name = task->job->name;
+        const char *name = task->job->name;
+        Owner *owner = task->session->owner;
         _cleanup_(freep) char *receipt = NULL;
         const char *outcome = strempty(task->outcome);
         HistoryEntry *entry, *same;
@@ -129,9 +137,9 @@ void history_add(History *history, Task *task) {
         receipt = malloc(strlen(strempty(task->receipt)) + 1);
         if (!receipt)
                 return;
-        size = strlen(owner) + strlen(name) + strlen(strempty(task->node_name)) +
+        size = strlen(name) + strlen(strempty(task->node_name)) +
                strlen(strempty(task->unit)) + strlen(outcome) +
-               receipt_pack(strempty(task->receipt), receipt) + 6;
+               receipt_pack(strempty(task->receipt), receipt) + 5;
         entry = entry_allocate(history, sizeof(*entry) + size);
         if (!entry)
                 return;
@@ -139,7 +147,8 @@ void history_add(History *history, Task *task) {
                 .block = entry->block,
                 .id = task->id,
                 .job = task->job->id,
-
+                .wire = task->wire,
+                .owner = owner_ref(owner),
                 .attempt = task->attempt,
                 .priority = task->job->priority,
                 .mcpus = task->job->mcpus,
@@ -155,20 +164,21 @@ void history_add(History *history, Task *task) {
         task->n_runs = 0;
         p = entry->text;
         p = pack(p, name);
-        p = pack(p, owner);
         p = pack(p, task->node_name);
         p = pack(p, task->unit);
         p = pack(p, outcome);
         (void) pack(p, receipt);
-        same = history_find(history, task->id);
+        same = history_find(owner, task->id);
         if (same)
                 entry_free(history, same);
         list_append(&history->list, &entry->link);
-        if (hashmap_put(history->entries, &entry->id, entry) < 0) {
+        history->n_entries++;
+        if (hashmap_put(owner->history, &entry->id, entry) < 0) {
                 entry_free(history, entry);
                 return;
         }
-        while (hashmap_size(history->entries) > history->max) {
+        (void) hashmap_replace(history->wires, &entry->wire, entry, NULL);
+        while (history->n_entries > history->max) {
                 HistoryEntry *oldest = LIST_FIRST(HistoryEntry, link, &history->list);
 
                 if (!oldest)
@@ -177,8 +187,16 @@ void history_add(History *history, Task *task) {
         }
 }
 
-HistoryEntry *history_find(const History *history, Id id) {
-        return hashmap_get(history->entries, &id);
+HistoryEntry *history_find(const Owner *owner, Id id) {
+        return owner ? hashmap_get(owner->history, &id) : NULL;
+}
+
+HistoryEntry *history_find_wire(const History *history, Id wire) {
+        return hashmap_get(history->wires, &wire);
+}
+
+bool history_is_from(const HistoryEntry *entry, const Node *node) {
+        return streq(entry->text + strlen(entry->text) + 1, node->name);
 }
 
 ListLink *history_list(History *history) {
@@ -186,7 +204,7 @@ ListLink *history_list(History *history) {
 }
 
 size_t history_size(const History *history) {
-        return hashmap_size(history->entries);
+        return history->n_entries;
 }
 
 void task_view(Task *task, TaskView *ret) {
@@ -223,7 +241,7 @@ void history_view(HistoryEntry *entry, TaskView *ret) {
                 .id = entry->id,
                 .job = entry->job,
                 .state = "ended",
-
+                .owner = entry->owner->name,
                 .attempt = entry->attempt,
                 .priority = entry->priority,
                 .mcpus = entry->mcpus,
@@ -237,7 +255,6 @@ void history_view(HistoryEntry *entry, TaskView *ret) {
                 .log = entry->log,
         };
         ret->name = strempty(unpack(&p));
-        ret->owner = strempty(unpack(&p));
         ret->node = unpack(&p);
         ret->unit = unpack(&p);
         ret->outcome = unpack(&p);
@@ -252,36 +269,48 @@ char *task_view_receipt(const TaskView *view) {
         return view->receipt_packed ? receipt_unpack(view->receipt_packed) : NULL;
 }
 
-int task_find(Manager *m, const char *hex, TaskView *ret) {
-        size_t size = strlen(hex), found = 0;
+int task_find_id(const Owner *owner, Id id, TaskView *ret) {
+        Task *task = owner_task(owner, id);
+        HistoryEntry *entry = task ? NULL : history_find(owner, id);
+
+        if (task)
+                task_view(task, ret);
+        else if (entry)
+                history_view(entry, ret);
+        return task || entry ? 0 : -ENOENT;
+}
+
+static size_t find_among(const Owner *owner, const char *hex, TaskView *ret) {
+        HistoryEntry *entry;
+        size_t found = 0;
         Task *task;
         Id id;
 
-        if (size < PREFIX_MIN || size >= ID_HEX_SIZE || strspn(hex, "0123456789abcdef") != size)
-                return -EINVAL;
-        if (id_from_hex(hex, &id) >= 0) {
-                HistoryEntry *entry;
-
-                task = manager_task(m, id);
-                if (task) {
-                        task_view(task, ret);
-                        return 0;
-                }
-                entry = history_find(m->history, id);
-                if (!entry)
-                        return -ENOENT;
-                history_view(entry, ret);
-                return 0;
-        }
-        HASHMAP_FOREACH(task, m->tasks)
+        if (id_from_hex(hex, &id) >= 0)
+                return task_find_id(owner, id, ret) >= 0;
+        HASHMAP_FOREACH(task, owner->tasks)
                 if (startswith(ID_HEX(task->id), hex)) {
                         task_view(task, ret);
                         found++;
                 }
-        LIST_FOREACH(HistoryEntry, entry, link, &m->history->list)
-                if (!manager_task(m, entry->id) && startswith(ID_HEX(entry->id), hex)) {
+        HASHMAP_FOREACH(entry, owner->history)
+                if (!owner_task(owner, entry->id) && startswith(ID_HEX(entry->id), hex)) {
                         history_view(entry, ret);
                         found++;
                 }
+        return found;
+}
+
+int task_find(Manager *m, const Owner *owner, const char *hex, TaskView *ret) {
+        size_t size = strlen(hex), found = 0;
+        Owner *other;
+
+        if (size < PREFIX_MIN || size >= ID_HEX_SIZE || strspn(hex, "0123456789abcdef") != size)
+                return -EINVAL;
+        if (owner)
+                found = find_among(owner, hex, ret);
+        else
+                HASHMAP_FOREACH(other, m->owners)
+                        found += find_among(other, hex, ret);
         return found == 0 ? -ENOENT : found > 1 ? -ENOTUNIQ : 0;
 }

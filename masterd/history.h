@@ -15,6 +15,8 @@
 /* The last ended tasks, packed small: what `tasks --ended`, `task show`, `why` and `logs` still know. */
 struct HistoryEntry {
         Id id, job;
+        Id wire;      /* of its last attempt */
+        Owner *owner; /* a reference */
         ListLink link;
         struct HistoryBlock *block;
         uint32_t attempt;
@@ -26,7 +28,7 @@ struct HistoryEntry {
         unsigned n_runs;
         TaskRun *runs;
         LogTail *log;
-        char text[]; /* name, owner, node, unit, outcome, packed receipt, each with its NUL; "" for none */
+        char text[]; /* name, node, unit, outcome, packed receipt, each with its NUL; "" for none */
 };
 
 /* max: entries remembered. Returns 0, -ENOMEM. */
@@ -36,7 +38,10 @@ DEFINE_CLEANUP(History, history_free);
 
 /* Takes the task's runs and log. Without memory it is not remembered. */
 void history_add(History *history, Task *task);
-HistoryEntry *history_find(const History *history, Id id);
+HistoryEntry *history_find(const Owner *owner, Id id);
+/* The latest whose last attempt had that id on the wire, and whether it was on that node. */
+HistoryEntry *history_find_wire(const History *history, Id wire);
+bool history_is_from(const HistoryEntry *entry, const Node *node);
 ListLink *history_list(History *history); /* of HistoryEntry.link, oldest first */
 size_t history_size(const History *history);
 
@@ -63,5 +68,8 @@ void history_view(HistoryEntry *entry, TaskView *ret);
 /* JSON, from malloc; NULL for none. */
 char *task_view_receipt(const TaskView *view);
 
-/* By id or by a prefix of at least four digits that only one has. Returns 0, -ENOENT, -ENOTUNIQ, -EINVAL. */
-int task_find(Manager *m, const char *hex, TaskView *ret);
+/* By id or by a prefix of at least four digits that only one of this owner's has; owner NULL: of all owners'.
+ * Returns 0, -ENOENT, -ENOTUNIQ, -EINVAL. */
+int task_find(Manager *m, const Owner *owner, const char *hex, TaskView *ret);
+/* By the whole id. Returns 0, -ENOENT. */
+int task_find_id(const Owner *owner, Id id, TaskView *ret);

@@ -42,6 +42,8 @@ struct Job {
         bool detach;
         char *isolation, *policy, *network;
         char *refused; /* why the cluster does not take its tasks, NULL: it does */
+        const char *refused_reason; /* a word for programs */
+        uint64_t checked;           /* Manager.config_generation of when that was found out */
 
         unsigned n_tasks;  /* all that point here */
         unsigned n_queued; /* in `queue` */

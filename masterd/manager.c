@@ -13,6 +13,7 @@
 #include "log.h"
 #include "master-bus.h"
 #include "node.h"
+#include "owner.h"
 #include "parse-util.h"
 #include "peer.h"
 #include "recovery.h"
@@ -46,13 +47,13 @@ int manager_new(sd_event *event, MasterConfig *config, Manager **ret) {
         if (r >= 0)
                 r = hashmap_new(HASHMAP_STRING, &m->sessions);
         if (r >= 0)
-                r = hashmap_new(HASHMAP_ID, &m->tasks);
+                r = hashmap_new(HASHMAP_STRING, &m->owners);
         if (r >= 0)
-                r = hashmap_new(HASHMAP_ID, &m->orphans);
+                r = hashmap_new(HASHMAP_STRING, &m->detached_codes);
         if (r >= 0)
                 r = history_new(m, config->history, &m->history);
         if (r >= 0)
-                r = prioq_new(session_compare, offsetof(Session, runnable_index), &m->runnable);
+                r = prioq_new(owner_compare, offsetof(Owner, runnable_index), &m->runnable);
         if (r >= 0)
                 r = prioq_new(task_deadline_compare, offsetof(Task, deadline_index), &m->deadlines);
         if (r >= 0)
@@ -85,9 +86,9 @@ Manager *manager_free(Manager *m) {
                 node_free(node);
         hashmap_free(m->sessions);
         hashmap_free(m->nodes);
-        hashmap_free(m->tasks);
-        hashmap_free(m->orphans);
         history_free(m->history);
+        hashmap_free(m->detached_codes);
+        hashmap_free(m->owners); /* nothing refers to any by now */
         prioq_free(m->runnable);
         prioq_free(m->deadlines);
         prioq_free(m->delayed);
@@ -111,8 +112,8 @@ uint64_t manager_now(const Manager *m) {
         return m->test_clock ?: now_usec(CLOCK_BOOTTIME);
 }
 
-Task *manager_task(Manager *m, Id id) {
-        return hashmap_get(m->tasks, &id);
+Task *manager_task(Manager *m, const char *owner, Id id) {
+        return owner_task(owner_find(m, owner), id);
 }
 
 /* Timers */
@@ -292,7 +293,7 @@ static int on_notify(sd_event_source *source, uint64_t usec, void *userdata) {
         m->notify_due = false;
         notify(m);
         /* What many tasks took is given back once they are gone. */
-        if (m->n_ended - m->trimmed_at >= TRIM_AFTER && hashmap_size(m->tasks) == 0) {
+        if (m->n_ended - m->trimmed_at >= TRIM_AFTER && m->n_tasks == 0) {
                 m->trimmed_at = m->n_ended;
                 (void) malloc_trim(0);
         }
@@ -315,7 +316,7 @@ void manager_notify(Manager *m) {
 }
 
 void manager_log_ended(Manager *m, Task *task) {
-        client_link_log(m, task->id, task->log, false);
+        client_link_log(task->session->owner, task->id, task->log, false);
 }
 
 /* What is written down */

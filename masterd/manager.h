@@ -33,6 +33,7 @@ struct Manager {
         sd_event *event;
         Daemon *daemon; /* NULL in tests */
         MasterConfig *config;
+        uint64_t config_generation; /* counts how often it was read again */
         StateStore *store; /* NULL in tests */
         uint64_t epoch;
         uint64_t started_at; /* realtime µs */
@@ -45,8 +46,8 @@ struct Manager {
 
         Hashmap *nodes;    /* name → Node */
         Hashmap *sessions; /* user/key → Session */
-        Hashmap *tasks;    /* id → Task */
-        Hashmap *orphans;  /* task id → Attempt */
+        Hashmap *owners;   /* name → Owner, which has the tasks */
+        size_t n_tasks, n_orphans;
         History *history;
         LogTails logs;
         Streams streams;
@@ -54,8 +55,11 @@ struct Manager {
         ListLink detached_due;                      /* of Detached: what has to be written down */
         uint64_t detached_iteration, detached_usec; /* of the event loop, and what that has taken in it */
         unsigned n_transfers;                       /* files that are being written for them */
+        unsigned n_detached_stuck;                  /* results that wait for room */
+        uint64_t detached_bytes;                    /* on disk, or that are to be */
+        Hashmap *detached_codes;                    /* "HASH-OWNER" → DetachedCode */
 
-        Prioq *runnable; /* sessions with something to place */
+        Prioq *runnable; /* owners with something to place */
         Prioq *deadlines, *delayed;
         ListLink waiting; /* of Task.in_queue */
         uint64_t sequence, served;
@@ -115,7 +119,8 @@ void manager_send_results(Manager *m);
 /* Followers of its log get what is left. */
 void manager_log_ended(Manager *m, Task *task);
 
-Task *manager_task(Manager *m, Id id);
+/* NULL when that owner has no such task. */
+Task *manager_task(Manager *m, const char *owner, Id id);
 
 /* Writes down in the state store. Failures are logged; the daemon goes on. */
 void manager_store_node(Manager *m, const Node *node);

@@ -14,10 +14,11 @@
 #include "log.h"
 #include "manager.h"
 #include "node.h"
+#include "owner.h"
 #include "query.h"
 #include "session.h"
 #include "task.h"
-#include "why.h"
+#include "time-util.h"
 
 #define BUS_NAME "org.clupy.Master1"
 #define BUS_PATH "/org/clupy/Master1"
@@ -61,6 +62,9 @@ static void user_name(uid_t uid, char ret_name[static 65]) {
                 }
 }
 
+/* Builds the answer to a call out of a query's result. */
+typedef int (*RequestReply)(sd_bus_message *call, json_object *result);
+
 /* A call whose caller has to be asked after, and how it is answered. */
 typedef struct Request {
         Manager *m;
@@ -68,7 +72,7 @@ typedef struct Request {
         char user[65];
         char *verb;
         json_object *args;
-        bool as_text; /* answered with the result's JSON, else with nothing */
+        RequestReply reply; /* NULL: answered with nothing */
 } Request;
 
 static Request *request_free(Request *request) {
@@ -84,18 +88,20 @@ DEFINE_CLEANUP(Request, request_free);
 static int request_answer(Request *request, QueryError error, json_object *result, const char *message) {
         if (error != QUERY_OK)
                 return sd_bus_reply_method_errorf(request->call, error_name(error), "%s", strempty(message));
-        if (request->as_text)
-                return sd_bus_reply_method_return(request->call, "s", strempty(json_text(result, NULL)));
+        if (request->reply)
+                return request->reply(request->call, result);
         return sd_bus_reply_method_return(request->call, NULL);
 }
 
 static int request_run(Request *request, bool privileged) {
         _cleanup_(json_putp) json_object *result = NULL;
         _cleanup_(freep) char *message = NULL;
-        QueryAsker asker = { .user = request->user, .privileged = privileged };
+        QueryAsker asker = { .user = request->user, .privileged = privileged, .from = "D-Bus" };
         QueryError error;
 
         error = query_run(request->m, &asker, request->verb, request->args, &result, &message);
+        if (error == QUERY_NOT_ALLOWED)
+                query_log_refusal(&asker, request->verb, message);
         return request_answer(request, error, result, message);
 }
 
@@ -133,7 +139,7 @@ static int on_caller(sd_bus_message *reply, void *userdata, sd_bus_error *ret_er
         _cleanup_(request_freep) Request *request = userdata;
         _cleanup_(json_putp) json_object *result = NULL;
         _cleanup_(freep) char *message = NULL;
-        QueryAsker asker = { .user = request->user };
+        QueryAsker asker = { .user = request->user, .from = "D-Bus" };
         QueryError error;
         uint32_t uid;
 
@@ -153,13 +159,15 @@ static int on_caller(sd_bus_message *reply, void *userdata, sd_bus_error *ret_er
                         TAKE_PTR(request);
                         return 1;
                 }
+                query_log_refusal(&asker, request->verb, message);
         }
         (void) request_answer(request, error, result, message);
         return 1;
 }
 
 /* Runs a query for a caller. args is taken. */
-static int run_verb(Manager *m, sd_bus_message *call, const char *verb, json_object *args, bool as_text) {
+static int run_verb(Manager *m, sd_bus_message *call, const char *verb, json_object *args,
+                    RequestReply reply) {
         _cleanup_(request_freep) Request *request = new0(Request);
         int r;
 
@@ -171,10 +179,10 @@ static int run_verb(Manager *m, sd_bus_message *call, const char *verb, json_obj
         request->args = args;
         request->call = sd_bus_message_ref(call);
         request->verb = strdup(verb);
-        request->as_text = as_text;
+        request->reply = reply;
         if (!request->verb)
                 return -ENOMEM;
-        if (query_is_read_only(verb))
+        if (query_is_public(verb))
                 return request_run(request, false);
         r = sd_bus_call_method_async(sd_bus_message_get_bus(call), NULL, "org.freedesktop.DBus",
                                      "/org/freedesktop/DBus", "org.freedesktop.DBus",
@@ -187,6 +195,10 @@ static int run_verb(Manager *m, sd_bus_message *call, const char *verb, json_obj
 }
 
 /* Methods of the manager */
+
+static int reply_text(sd_bus_message *call, json_object *result) {
+        return sd_bus_reply_method_return(call, "s", strempty(json_text(result, NULL)));
+}
 
 static int method_query(sd_bus_message *call, void *userdata, sd_bus_error *ret_error) {
         const char *verb, *text;
@@ -202,10 +214,11 @@ static int method_query(sd_bus_message *call, void *userdata, sd_bus_error *ret_
             json_parse_strict_object(text, strlen(text), JSON_DEPTH_MAX, &args) < 0)
                 return sd_bus_error_set(ret_error, "org.clupy.Error.InvalidArgument",
                                         "The arguments are not a JSON object");
-        return run_verb(userdata, call, verb, args, true);
+        return run_verb(userdata, call, verb, args, reply_text);
 }
 
-static int verb_with(sd_bus_message *call, Manager *m, const char *verb, const char *key, bool in_list) {
+static int verb_with(sd_bus_message *call, Manager *m, const char *verb, const char *key, bool in_list,
+                     RequestReply reply) {
         json_object *args, *list;
         const char *value;
         int r;
@@ -224,39 +237,30 @@ static int verb_with(sd_bus_message *call, Manager *m, const char *verb, const c
                 json_put(args);
                 return r;
         }
-        return run_verb(m, call, verb, args, false);
+        return run_verb(m, call, verb, args, reply);
 }
 
 static int method_cancel(sd_bus_message *call, void *userdata, sd_bus_error *ret_error) {
-        return verb_with(call, userdata, "cancel", "ids", true);
+        return verb_with(call, userdata, "cancel", "ids", true, NULL);
 }
 
 static int method_drain(sd_bus_message *call, void *userdata, sd_bus_error *ret_error) {
-        return verb_with(call, userdata, "drain", "node", false);
+        return verb_with(call, userdata, "drain", "node", false, NULL);
 }
 
 static int method_undrain(sd_bus_message *call, void *userdata, sd_bus_error *ret_error) {
-        return verb_with(call, userdata, "undrain", "node", false);
+        return verb_with(call, userdata, "undrain", "node", false, NULL);
+}
+
+static int reply_sentence(sd_bus_message *call, json_object *result) {
+        const char *sentence = "";
+
+        (void) json_get_string_optional(result, "sentence", FRAME_JSON_MAX, "", &sentence);
+        return sd_bus_reply_method_return(call, "s", sentence);
 }
 
 static int method_why(sd_bus_message *call, void *userdata, sd_bus_error *ret_error) {
-        _cleanup_(freep) char *sentence = NULL;
-        Manager *m = userdata;
-        TaskView view;
-        const char *hex;
-        int r;
-
-        r = sd_bus_message_read(call, "s", &hex);
-        if (r < 0)
-                return r;
-        r = task_find(m, hex, &view);
-        if (r < 0)
-                return sd_bus_error_setf(
-                        ret_error,
-                        r == -ENOENT ? "org.clupy.Error.NotFound" : "org.clupy.Error.InvalidArgument",
-                        r == -ENOENT ? "No task %s here" : "'%s' does not name one task", hex);
-        sentence = why_sentence(m, &view);
-        return sd_bus_reply_method_return(call, "s", strempty(sentence));
+        return verb_with(call, userdata, "why", "id", false, reply_sentence);
 }
 
 static int method_list_nodes(sd_bus_message *call, void *userdata, sd_bus_error *ret_error) {
@@ -286,32 +290,55 @@ static int method_list_nodes(sd_bus_message *call, void *userdata, sd_bus_error 
         return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
 }
 
-static int method_list_tasks(sd_bus_message *call, void *userdata, sd_bus_error *ret_error) {
+static int append_task(sd_bus_message *reply, json_object *task) {
+        const char *id, *name, *owner, *state, *node;
+        uint64_t attempt, queued_at;
+
+        if (json_get_string(task, "id", ID_HEX_SIZE, &id) < 0 ||
+            json_get_string(task, "name", JOB_NAME_MAX, &name) < 0 ||
+            json_get_string(task, "owner", 64, &owner) < 0 ||
+            json_get_string(task, "state", 16, &state) < 0 ||
+            json_get_string_optional(task, "node", 64, "", &node) < 0 ||
+            json_get_uint64(task, "attempt", UINT32_MAX, &attempt) < 0 ||
+            json_get_uint64_optional(task, "queued_at", UINT64_MAX / 2000, 0, &queued_at) < 0)
+                return -EBADMSG;
+        return sd_bus_message_append(reply, "(sssssut)", id, name, owner, state, node, (uint32_t) attempt,
+                                     queued_at * USEC_PER_MSEC);
+}
+
+static int reply_tasks(sd_bus_message *call, json_object *result) {
         _cleanup_(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
-        Manager *m = userdata;
+        json_object *tasks = NULL;
+        int r;
+
+        r = sd_bus_message_new_method_return(call, &reply);
+        if (r >= 0)
+                r = sd_bus_message_open_container(reply, 'a', "(sssssut)");
+        if (r >= 0)
+                r = json_get_array_optional(result, "tasks", 10 * TASKS_ENUMERATED_MAX, &tasks);
+        for (size_t i = 0; r >= 0 && tasks && i < json_object_array_length(tasks); i++)
+                r = append_task(reply, json_object_array_get_idx(tasks, i));
+        if (r >= 0)
+                r = sd_bus_message_close_container(reply);
+        return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
+}
+
+static int method_list_tasks(sd_bus_message *call, void *userdata, sd_bus_error *ret_error) {
+        json_object *args;
         uint32_t limit;
-        Task *task;
         int r;
 
         r = sd_bus_message_read(call, "u", &limit);
         if (r >= 0)
-                r = sd_bus_message_new_method_return(call, &reply);
-        if (r >= 0)
-                r = sd_bus_message_open_container(reply, 'a', "(sssssut)");
+                r = json_new_object(&args);
         if (r < 0)
                 return r;
-        limit = MIN(limit, 10U * TASKS_ENUMERATED_MAX);
-        HASHMAP_FOREACH(task, m->tasks) {
-                if (limit-- == 0)
-                        break;
-                r = sd_bus_message_append(reply, "(sssssut)", ID_HEX(task->id), task->job->name,
-                                          task->session->user, task_state_to_string(task->state),
-                                          strempty(task->node_name), task->attempt, task->queued_at);
-                if (r < 0)
-                        return r;
+        r = json_add_uint64(args, "limit", MIN(limit, 10U * TASKS_ENUMERATED_MAX));
+        if (r < 0) {
+                json_put(args);
+                return r;
         }
-        r = sd_bus_message_close_container(reply);
-        return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
+        return run_verb(userdata, call, "tasks", args, reply_tasks);
 }
 
 /* Properties of the manager */
@@ -531,37 +558,76 @@ static const sd_bus_vtable task_vtable[] = {
         SD_BUS_VTABLE_END,
 };
 
+/* Of whom the caller of the present message may see tasks, as query_scope(). The bus itself is asked, as
+ * sd-bus does for methods that are not for everybody: it answers at once. */
+static int caller_scope(Manager *m, sd_bus *bus, char user[static 65], QueryAsker *ret_asker,
+                        const Owner **ret) {
+        _cleanup_(sd_bus_creds_unrefp) sd_bus_creds *creds = NULL;
+        sd_bus_message *message = sd_bus_get_current_message(bus);
+        uid_t uid;
+        int r;
+
+        if (!message)
+                return -ENOENT;
+        r = sd_bus_query_sender_creds(message, SD_BUS_CREDS_EUID, &creds);
+        if (r >= 0)
+                r = sd_bus_creds_get_euid(creds, &uid);
+        if (r < 0)
+                return r;
+        user_name(uid, user);
+        *ret_asker = (QueryAsker){ .user = user, .privileged = uid == 0 };
+        return query_scope(m, ret_asker, ret);
+}
+
+/* The caller's own first; another's where that is the only one with this id. */
 static int find_task(sd_bus *bus, const char *path, const char *interface, void *userdata, void **ret_found,
                      sd_bus_error *ret_error) {
         const char *hex = startswith(path, TASK_PREFIX "/");
+        Manager *m = userdata;
+        const Owner *only;
+        QueryAsker asker;
+        TaskView view = { 0 };
+        char user[65];
         Id id;
 
-        if (!hex || id_from_hex(hex, &id) < 0)
+        if (!hex || id_from_hex(hex, &id) < 0 || caller_scope(m, bus, user, &asker, &only) < 0)
                 return 0;
-        *ret_found = manager_task(userdata, id);
+        *ret_found = manager_task(m, user, id);
+        if (!*ret_found && task_find(m, only, hex, &view) >= 0)
+                *ret_found = view.task;
         return *ret_found ? 1 : 0;
 }
 
 static int enumerate_tasks(sd_bus *bus, const char *prefix, void *userdata, char ***ret_nodes,
                            sd_bus_error *ret_error) {
         Manager *m = userdata;
-        char **paths;
+        const Owner *only;
+        QueryAsker asker;
+        char **paths, user[65];
+        Owner *owner;
         size_t n = 0;
         Task *task;
 
-        paths = newn0(char *, MIN(hashmap_size(m->tasks), (size_t) TASKS_ENUMERATED_MAX) + 1);
+        paths = newn0(char *, MIN(m->n_tasks, (size_t) TASKS_ENUMERATED_MAX) + 1);
         if (!paths)
                 return -ENOMEM;
-        HASHMAP_FOREACH(task, m->tasks) {
-                if (n >= TASKS_ENUMERATED_MAX)
-                        break;
-                paths[n] = strformat(TASK_PREFIX "/%s", ID_HEX(task->id));
-                if (!paths[n++]) {
-                        strv_free(paths);
-                        return -ENOMEM;
+        *ret_nodes = paths;
+        if (caller_scope(m, bus, user, &asker, &only) < 0)
+                return 1;
+        HASHMAP_FOREACH(owner, m->owners) {
+                if (only && only != owner)
+                        continue;
+                HASHMAP_FOREACH(task, owner->tasks) {
+                        if (n >= TASKS_ENUMERATED_MAX)
+                                return 1;
+                        paths[n] = strformat(TASK_PREFIX "/%s", ID_HEX(task->id));
+                        if (!paths[n++]) {
+                                *ret_nodes = NULL;
+                                strv_free(paths);
+                                return -ENOMEM;
+                        }
                 }
         }
-        *ret_nodes = paths;
         return 1;
 }
 

@@ -6,11 +6,18 @@
 #include <unistd.h>
 
 #include "config.h"
+#include "log.h"
 #include "parse-util.h"
 #include "resolver.h"
 #include "time-util.h"
 
 #define FIELD(name) offsetof(MasterConfig, name)
+#define MASTER_PKI "/etc/clupy/pki"
+
+static const ConfigName log_levels[] = {
+        { "error", LOG_ERR },   { "warning", LOG_WARNING }, { "notice", LOG_NOTICE },
+        { "info", LOG_INFO }, { "debug", LOG_DEBUG },     { NULL, 0 },
+};
 
 static const ConfigItem items[] = {
         { "listen", CONFIG_LIST, config_parse_strv, FIELD(listen),
@@ -44,6 +51,11 @@ static const ConfigItem items[] = {
           "a duration from 1min to 1 year, such as 7d", .min = USEC_PER_MINUTE, .max = 366 * USEC_PER_DAY },
         { "detached.size", CONFIG_SCALAR, config_parse_size, FIELD(detached_memory),
           "a size from 64K to 1T, such as 1G", .min = KIB(64), .max = GIB(1024) },
+        { "detached.total", CONFIG_SCALAR, config_parse_size, FIELD(detached_total),
+          "a size from 1M to 1024T, such as 10G", .min = MIB(1), .max = GIB(1024) * 1024 },
+        { "log_level", CONFIG_SCALAR, config_parse_enum, FIELD(log_level),
+          "one of error, warning, notice, info and debug", .data = log_levels },
+        { "access", CONFIG_TREE, access_parse, FIELD(access), "a group of keys", .explain = access_explain },
         { "limits.unproven", CONFIG_SCALAR, config_parse_unsigned, FIELD(limit_unproven),
           "a number from 1 to 4096, such as 512", .min = 1, .max = 4096 },
         { "limits.unproven_per_address", CONFIG_SCALAR, config_parse_unsigned, FIELD(limit_per_address),
@@ -66,6 +78,7 @@ MasterConfig *master_config_free(MasterConfig *config) {
         strv_free(config->warnings);
         free(config->socket);
         free(config->state_directory);
+        access_free(config->access);
         return mfree(config);
 }
 
@@ -86,6 +99,8 @@ int master_config_new(MasterConfig **ret) {
         config->max_retries = 100;
         config->detached_keep = 7 * USEC_PER_DAY;
         config->detached_memory = GIB(1);
+        config->detached_total = GIB(10);
+        config->log_level = -1;
         config->limit_unproven = 512;
         config->limit_per_address = 64;
         config->limit_rate = 100;

@@ -4,6 +4,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "access.h"
 #include "memory-util.h"
 #include "types.h"
 
@@ -24,6 +25,9 @@ struct MasterConfig {
         unsigned max_retries;
         uint64_t detached_keep;   /* how long the result of a detached task is kept */
         uint64_t detached_memory; /* bytes on disk of one detached task's argument, code or result */
+        uint64_t detached_total;  /* bytes on disk that detached tasks may take all together */
+        int log_level;            /* LOG_ERR …; <0: as the command line says */
+        Access *access;           /* NULL: no table */
         unsigned limit_unproven, limit_per_address, limit_rate, limit_burst; /* see GateLimits */
         uint64_t hello_timeout, hello_size;
         char **warnings; /* what `status` repeats: addresses open to everybody */

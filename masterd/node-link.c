@@ -27,7 +27,7 @@ json_object *node_link_dispatch_entry(const Task *task, const Attempt *attempt) 
         const Job *job = task->job;
         uint64_t now = manager_now(task->manager);
 
-        if (json_new_object(&e) < 0 || json_add_id(e, "id", task->id) < 0 ||
+        if (json_new_object(&e) < 0 || json_add_id(e, "id", attempt->id) < 0 ||
             json_add_uint64(e, "attempt", attempt->number) < 0 ||
             json_add_string(e, "owner", task->session->user) < 0 ||
             json_add_id(e, "session", task->session->key) < 0 || json_add_id(e, "job", job->id) < 0 ||
@@ -356,12 +356,13 @@ static int on_log(Peer *peer, const Frame *frame) {
                 return -EBADMSG;
         for (size_t i = 0; i < json_object_array_length(tasks); i++) {
                 json_object *entry = json_object_array_get_idx(tasks, i);
-                HistoryEntry *past;
+                HistoryEntry *past = NULL;
                 Attempt *attempt;
                 LogTail **tail = NULL;
                 uint32_t number;
                 uint64_t index;
-                Id id;
+                Owner *owner;
+                Id id, task;
 
                 if (entry_attempt(node, entry, &id, &number, &attempt) < 0 ||
                     json_get_uint64(entry, "payload", FRAME_PAYLOAD_COUNT_MAX, &index) < 0 ||
@@ -369,15 +370,18 @@ static int on_log(Peer *peer, const Frame *frame) {
                         return -EBADMSG;
                 if (attempt && attempt->task)
                         tail = &attempt->task->log;
-                else if (!attempt && (past = history_find(m->history, id)) && past->attempt == number)
+                else if (!attempt && (past = history_find_wire(m->history, id)) && past->attempt == number &&
+                         history_is_from(past, node))
                         /* The last words come after the end. */
                         tail = &past->log;
                 if (!tail)
                         continue;
+                owner = attempt ? attempt->owner : past->owner;
+                task = attempt ? attempt->task->id : past->id;
                 if (log_tail_append(&m->logs, tail, frame->payloads[index].iov_base,
                                     frame->payloads[index].iov_len) < 0)
                         return -ENOMEM;
-                client_link_log(m, id, *tail, false);
+                client_link_log(owner, task, *tail, false);
         }
         return 0;
 }

@@ -46,7 +46,7 @@ struct Node {
         uint32_t default_tasks_max;
         double load;
 
-        Hashmap *attempts; /* by task id */
+        Hashmap *attempts; /* by their ids */
         unsigned n_charged;
         uint64_t heartbeat_at; /* BOOTTIME µs of the last sign of life */
         uint64_t connected_at; /* realtime µs */

@@ -12,6 +12,7 @@
 #include "json-util.h"
 #include "manager.h"
 #include "node.h"
+#include "owner.h"
 #include "parse-util.h"
 #include "recovery.h"
 #include "session.h"
@@ -64,6 +65,39 @@ int query_add_text(json_object *object, const char *key, const char *data, size_
                 if (text[i] == '\0')
                         text[i] = '?';
         return json_add(object, key, json_object_new_string_len(text, (int) size));
+}
+
+static unsigned rights_of(Manager *m, const QueryAsker *asker) {
+        AccessLimits limits;
+
+        if (asker->privileged)
+                return ~0U;
+        if (!asker->user)
+                return 0;
+        access_resolve(m->config->access, asker->user, &limits);
+        return limits.rights;
+}
+
+static bool may_view_all(const Query *q) {
+        return rights_of(q->m, q->asker) & (ACCESS_VIEW_ALL | ACCESS_MANAGE_ALL);
+}
+
+static bool may_manage_all(const Query *q) {
+        return rights_of(q->m, q->asker) & ACCESS_MANAGE_ALL;
+}
+
+int query_scope(Manager *m, const QueryAsker *asker, const Owner **ret) {
+        *ret = NULL;
+        if (rights_of(m, asker) & (ACCESS_VIEW_ALL | ACCESS_MANAGE_ALL))
+                return 0;
+        *ret = asker->user ? owner_find(m, asker->user) : NULL;
+        return *ret ? 0 : -ENOENT;
+}
+
+void query_log_refusal(const QueryAsker *asker, const char *verb, const char *message) {
+        _cleanup_(freep) char *what = strformat("%s: %s", verb, strempty(message));
+
+        access_log_refusal(strempty(asker->user), asker->from, "not-allowed", strempty(what));
 }
 
 static void add_time(json_object *object, const char *key, uint64_t usec) {
@@ -166,6 +200,7 @@ static void add_strangers(Query *q) {
 
 static QueryError query_status(Query *q) {
         Manager *m = q->m;
+        _cleanup_(strv_freep) char **warnings = NULL;
         json_object *list, *tasks;
         uint64_t until = 0;
         bool recovering = !list_is_empty(&m->waiting) && recovery_is_pending(m, &until);
@@ -300,11 +335,24 @@ static void filter_task(Query *q, TaskFilter *f, const TaskView *view) {
                     strlen(strempty(view->progress));
 }
 
+static void filter_owner(Query *q, TaskFilter *f, const Owner *owner, bool ended) {
+        TaskView view = { 0 };
+        Task *task;
+
+        HASHMAP_FOREACH(task, owner->tasks) {
+                if (!ended && !task_is_unfinished(task))
+                        continue;
+                task_view(task, &view);
+                filter_task(q, f, &view);
+        }
+}
+
 static QueryError query_tasks(Query *q) {
         TaskFilter f = { 0 };
         TaskView view = { 0 };
         bool ended = false;
-        Task *task;
+        const Owner *only;
+        Owner *owner;
 
         if (json_get_string_optional(q->args, "state", 16, NULL, &f.state) < 0 ||
             json_get_string_optional(q->args, "owner", 64, NULL, &f.owner) < 0 ||
@@ -320,23 +368,56 @@ static QueryError query_tasks(Query *q) {
                 ended = true;
         if (json_add_new_array(q->result, "tasks", &f.array) < 0)
                 return QUERY_FAILED;
-        HASHMAP_FOREACH(task, q->m->tasks) {
-                if (!ended && !task_is_unfinished(task))
-                        continue;
-                task_view(task, &view);
-                filter_task(q, &f, &view);
+        if (query_scope(q->m, q->asker, &only) < 0) {
+                (void) json_add_uint64(q->result, "total", 0);
+                return QUERY_OK;
         }
+        HASHMAP_FOREACH(owner, q->m->owners)
+                if (!only || only == owner)
+                        filter_owner(q, &f, owner, ended);
         /* The latest first. */
         if (ended) {
                 ListLink *list = history_list(q->m->history);
 
                 for (ListLink *link = list->previous; link != list; link = link->previous) {
-                        history_view(LIST_ENTRY(HistoryEntry, link, link), &view);
+                        HistoryEntry *entry = LIST_ENTRY(HistoryEntry, link, link);
+
+                        if (only && entry->owner != only)
+                                continue;
+                        history_view(entry, &view);
                         filter_task(q, &f, &view);
                 }
         }
         (void) json_add_uint64(q->result, "total", f.total);
         return QUERY_OK;
+}
+
+/* By id, or the beginning of one: the asker's own first, then whatever else it may see. Returns as
+ * task_find(). */
+static int find_hex(Query *q, const char *hex, TaskView *ret) {
+        const char *user = NULL;
+        const Owner *only;
+        int r;
+
+        if (json_get_string_optional(q->args, "owner", 64, NULL, &user) < 0)
+                return -EINVAL;
+        r = query_scope(q->m, q->asker, &only);
+        if (r < 0)
+                /* The question itself is judged all the same. */
+                return task_find(q->m, NULL, hex, ret) == -EINVAL ? -EINVAL : -ENOENT;
+        if (only)
+                return user && !streq(user, only->name) ? -ENOENT : task_find(q->m, only, hex, ret);
+        if (user) {
+                only = owner_find(q->m, user);
+                return only ? task_find(q->m, only, hex, ret) : -ENOENT;
+        }
+        only = q->asker->user ? owner_find(q->m, q->asker->user) : NULL;
+        if (only) {
+                r = task_find(q->m, only, hex, ret);
+                if (r >= 0 || r == -EINVAL)
+                        return r;
+        }
+        return task_find(q->m, NULL, hex, ret);
 }
 
 /* The task that args.id names. */
@@ -346,7 +427,7 @@ static QueryError find(Query *q, TaskView *ret) {
 
         if (json_get_string(q->args, "id", ID_HEX_SIZE - 1, &hex) < 0)
                 return fail(q, QUERY_INVALID_ARGUMENT, "id: expected a task's id or the beginning of one");
-        r = task_find(q->m, hex, ret);
+        r = find_hex(q, hex, ret);
         if (r == -EINVAL)
                 return fail(
                         q, QUERY_INVALID_ARGUMENT,
@@ -354,7 +435,7 @@ static QueryError find(Query *q, TaskView *ret) {
                         hex);
         if (r == -ENOTUNIQ)
                 return fail(q, QUERY_INVALID_ARGUMENT,
-                            "More than one task's id begins with %s: give more digits", hex);
+                            "More than one task's id begins with %s: give more digits, or owner", hex);
         if (r < 0)
                 return fail(q, QUERY_NOT_FOUND,
                             "No task %s here (the last %u ended ones are remembered): `clupyctl tasks "
@@ -400,7 +481,8 @@ static QueryError why_forgotten(Query *q, const char *hex) {
         json_object *outcome;
         Id id;
 
-        if (id_from_hex(hex, &id) < 0 || why_from_journal(id, &sentence, &kind) < 0)
+        if (id_from_hex(hex, &id) < 0 || (!may_view_all(q) && !q->asker->user) ||
+            why_from_journal(may_view_all(q) ? NULL : q->asker->user, id, &sentence, &kind) < 0)
                 return QUERY_NOT_FOUND;
         (void) json_add_id(q->result, "id", id);
         (void) json_add_string(q->result, "state", "ended");
@@ -434,7 +516,7 @@ static QueryError query_why(Query *q) {
 }
 
 static bool may_manage(const Query *q, const char *owner) {
-        return q->asker->privileged || (owner && q->asker->user && streq(q->asker->user, owner));
+        return may_manage_all(q) || (owner && q->asker->user && streq(q->asker->user, owner));
 }
 
 static QueryError query_logs(Query *q) {
@@ -451,7 +533,7 @@ static QueryError query_logs(Query *q) {
                 return error;
         if (!may_manage(q, view.owner))
                 return fail(q, QUERY_NOT_ALLOWED,
-                            "Task %s is %s's: only its owner and root may read what it prints",
+                            "Task %s is %s's: only its owner and an administrator may read what it prints",
                             ID_HEX(view.id), view.owner);
         size = log_tail_read(view.log, offset, &data, &end);
         if (query_add_text(q->result, "text", data, size) < 0)
@@ -461,14 +543,49 @@ static QueryError query_logs(Query *q) {
         return QUERY_OK;
 }
 
+QueryError query_find_log(Manager *m, const QueryAsker *asker, json_object *args, TaskView *ret) {
+        Query q = { .m = m, .asker = asker, .args = args };
+        QueryError error = find(&q, ret);
+
+        free(q.message);
+        return error == QUERY_OK && !may_manage(&q, ret->owner) ? QUERY_NOT_ALLOWED : error;
+}
+
 static QueryError cancel_one(Query *q, Task *task, const char *by, json_object *cancelled) {
+        Id id;
+
         if (!may_manage(q, task->session->user))
-                return fail(q, QUERY_NOT_ALLOWED, "Task %s is %s's: only its owner and root may cancel it",
-                            ID_HEX(task->id), task->session->user);
-        if (!task_is_unfinished(task))
+                return fail(q, QUERY_NOT_ALLOWED,
+                            "Task %s is %s's: only its owner and an administrator may cancel it", ID_HEX(task->id), task->session->user);
+        id = task->id;
+        if (task_is_unfinished(task))
+                task_cancel(task, by);
+        else if (!task->detached || !detached_drop(task)) /* gives back the disk that its result takes */
                 return QUERY_OK;
-        task_cancel(task, by);
-        (void) json_append_id(cancelled, task->id);
+        (void) json_append_id(cancelled, id);
+        return QUERY_OK;
+}
+
+/* Of whose job ids begin so: of the asker's, or of all's. */
+static QueryError cancel_job(Query *q, const char *job, const char *by, json_object *cancelled) {
+        const Owner *only;
+        QueryError error;
+        Owner *owner;
+        Task *task;
+
+        if (query_scope(q->m, q->asker, &only) < 0)
+                return QUERY_OK;
+        HASHMAP_FOREACH(owner, q->m->owners) {
+                if (only && only != owner)
+                        continue;
+                HASHMAP_FOREACH(task, owner->tasks) {
+                        if (!task_is_unfinished(task) || !startswith(ID_HEX(task->job->id), job))
+                                continue;
+                        error = cancel_one(q, task, by, cancelled);
+                        if (error != QUERY_OK)
+                                return error;
+                }
+        }
         return QUERY_OK;
 }
 
@@ -487,7 +604,6 @@ static QueryError query_cancel(Query *q) {
         const char *job = NULL, *by = "";
         QueryError error;
         TaskView view = { 0 };
-        Task *task;
 
         if (json_get_array_optional(q->args, "ids", IDS_MAX, &ids) < 0 ||
             json_get_string_optional(q->args, "job", ID_HEX_SIZE - 1, NULL, &job) < 0 ||
@@ -499,13 +615,13 @@ static QueryError query_cancel(Query *q) {
                 return fail(q, QUERY_INVALID_ARGUMENT, "More than %d ids at once have to be whole ones",
                             PREFIXES_MAX);
         /* Nobody cancels in another's name. */
-        if (!q->asker->privileged)
+        if (!may_manage_all(q))
                 by = strempty(q->asker->user);
         if (json_add_new_array(q->result, "cancelled", &cancelled) < 0)
                 return QUERY_FAILED;
         for (size_t i = 0; ids && i < json_object_array_length(ids); i++) {
                 const char *hex = json_object_get_string(json_object_array_get_idx(ids, i));
-                int r = hex ? task_find(q->m, hex, &view) : -EINVAL;
+                int r = hex ? find_hex(q, hex, &view) : -EINVAL;
 
                 if (r < 0)
                         return fail(q, r == -ENOENT ? QUERY_NOT_FOUND : QUERY_INVALID_ARGUMENT,
@@ -517,15 +633,7 @@ static QueryError query_cancel(Query *q) {
                 if (error != QUERY_OK)
                         return error;
         }
-        if (job)
-                HASHMAP_FOREACH(task, q->m->tasks) {
-                        if (!startswith(ID_HEX(task->job->id), job))
-                                continue;
-                        error = cancel_one(q, task, by, cancelled);
-                        if (error != QUERY_OK)
-                                return error;
-                }
-        return QUERY_OK;
+        return job ? cancel_job(q, job, by, cancelled) : QUERY_OK;
 }
 
 static QueryError set_drain(Query *q, bool drain) {
@@ -538,8 +646,9 @@ static QueryError set_drain(Query *q, bool drain) {
         node = hashmap_get(q->m->nodes, name);
         if (!node)
                 return fail(q, QUERY_NOT_FOUND, "There is no node %s: `clupyctl nodes` lists them", name);
-        if (!q->asker->privileged)
-                return fail(q, QUERY_NOT_ALLOWED, "Only root may take nodes out of service and back");
+        if (!may_manage_all(q))
+                return fail(q, QUERY_NOT_ALLOWED,
+                            "Only root and administrators may take nodes out of service and back");
         r = node_set_drain(node, drain);
         if (r < 0)
                 return fail(q, QUERY_FAILED,
@@ -568,12 +677,11 @@ static QueryError query_attach(Query *q) {
                 return fail(q, QUERY_INVALID_ARGUMENT, "id: expected the whole id of a detached task");
         if (!q->asker->session)
                 return fail(q, QUERY_NOT_ALLOWED, "Only clients can attach");
-        task = manager_task(q->m, id);
-        if (!task || !task->detached || !streq(task->session->user, q->asker->user))
+        task = owner_task(q->asker->session->owner, id);
+        if (!task || !task->detached || detached_is_held(task))
                 return fail(q, QUERY_NOT_FOUND,
-                            "There is no detached task %s of %s (any more): a result that a client has got "
-                            "is not kept",
-                            ID_HEX(id), q->asker->user);
+                            "There is no detached task %s of %s (any more): results are kept for %s",
+                            ID_HEX(id), q->asker->user, FORMAT_DURATION(q->m->config->detached_keep));
         if (detached_attach(task, q->asker->session) < 0)
                 return QUERY_FAILED;
         (void) json_add_id(q->result, "id", id);
@@ -585,20 +693,20 @@ static QueryError query_attach(Query *q) {
 static const struct {
         const char *name;
         QueryRun run;
-        bool read_only;
+        bool public;
 } verbs[] = {
         { "version", query_version, true }, { "status", query_status, true },
-        { "nodes", query_nodes, true },     { "tasks", query_tasks, true },
-        { "task", query_task, true },       { "why", query_why, true },
+        { "nodes", query_nodes, true },     { "tasks", query_tasks, false },
+        { "task", query_task, false },      { "why", query_why, false },
         { "logs", query_logs, false },      { "cancel", query_cancel, false },
         { "drain", query_drain, false },    { "undrain", query_undrain, false },
         { "attach", query_attach, false },
 };
 
-bool query_is_read_only(const char *verb) {
+bool query_is_public(const char *verb) {
         for (size_t i = 0; i < ELEMENTSOF(verbs); i++)
                 if (streq(verbs[i].name, verb))
-                        return verbs[i].read_only;
+                        return verbs[i].public;
         return true;
 }
 

@@ -9,6 +9,7 @@
 #include "manager.h"
 #include "node.h"
 #include "outcome-json.h"
+#include "owner.h"
 #include "session.h"
 #include "task.h"
 #include "time-util.h"
@@ -57,11 +58,11 @@ static void attempt_apply(Attempt *attempt, const ReportedAttempt *r, bool *ret_
                  r->receipt, r->size, NULL);
 }
 
-static int attempt_from_report(Node *node, const ReportedAttempt *r, Attempt **ret) {
+static int attempt_from_report(Node *node, Owner *owner, const ReportedAttempt *r, Attempt **ret) {
         Attempt *attempt;
         int q;
 
-        q = attempt_new(node, r->id, r->number, r->mcpus, r->memory, &attempt);
+        q = attempt_new(node, owner, r->id, r->number, r->mcpus, r->memory, &attempt);
         if (q < 0)
                 return q;
         attempt->reported = true;
@@ -74,6 +75,7 @@ static int attempt_from_report(Node *node, const ReportedAttempt *r, Attempt **r
 static int orphan_new(Node *node, const ReportedAttempt *r) {
         Manager *m = node->manager;
         _cleanup_(orphan_freep) Orphan *orphan = new0(Orphan);
+        _cleanup_(owner_unrefp) Owner *owner = NULL;
         Attempt *attempt, *other;
         int q;
 
@@ -82,28 +84,29 @@ static int orphan_new(Node *node, const ReportedAttempt *r) {
         orphan->session = r->session;
         orphan->until = manager_now(m) + m->config->client_timeout;
         orphan->size = r->size;
-        orphan->owner = strdup(r->owner);
-        if (!orphan->owner)
-                return -ENOMEM;
+        q = owner_get(m, r->owner, &owner);
+        if (q < 0)
+                return q;
         if (r->state == ATTEMPT_ENDED) {
                 orphan->outcome = r->outcome ? strdup(r->outcome) : NULL;
                 orphan->receipt = r->receipt ? strdup(r->receipt) : NULL;
         }
-        q = attempt_from_report(node, r, &attempt);
+        q = attempt_from_report(node, owner, r, &attempt);
         if (q < 0)
                 return q;
-        other = hashmap_get(m->orphans, &r->id);
+        other = hashmap_get(owner->orphans, &r->id);
         if (other) {
                 /* Two nodes have it: the later attempt is the one. */
                 node_stop_attempt(other->node, other->id, other->number, "superseded", NULL);
                 node_release(other->node, other->id, other->number);
                 attempt_free(other);
         }
-        q = hashmap_put(m->orphans, &attempt->id, attempt);
+        q = hashmap_put(owner->orphans, &attempt->id, attempt);
         if (q < 0) {
                 attempt_free(attempt);
                 return q;
         }
+        m->n_orphans++;
         manager_orphan_until(m, orphan->until);
         attempt->orphan = TAKE_PTR(orphan);
         return 0;
@@ -113,10 +116,12 @@ static int orphan_new(Node *node, const ReportedAttempt *r) {
 static int report_unknown(Node *node, const ReportedAttempt *r, bool *ret_stop, bool *ret_release) {
         Manager *m = node->manager;
         Session *session = session_find(m, r->owner, r->session);
-        Attempt *other = hashmap_get(m->orphans, &r->id);
+        Owner *owner = owner_find(m, r->owner);
+        Attempt *other = owner ? hashmap_get(owner->orphans, &r->id) : NULL;
+        const HistoryEntry *past = history_find_wire(m->history, r->id);
 
         if ((session && session->synced) || (other && other->number >= r->number) ||
-            r->kind == OUTCOME_SUPERSEDED || history_find(m->history, r->id)) {
+            r->kind == OUTCOME_SUPERSEDED || history_find(owner, r->id) || (past && past->owner == owner)) {
                 *ret_stop = r->state != ATTEMPT_ENDED;
                 *ret_release = r->state == ATTEMPT_ENDED;
                 return 0;
@@ -135,13 +140,27 @@ void recovery_report_begin(Node *node) {
         }
 }
 
+/* By the id of an attempt. */
+static Task *find_task(const Owner *owner, Id wire) {
+        Task *task = owner_task(owner, wire);
+
+        return task || !owner ? task : hashmap_get(owner->wires, &wire);
+}
+
 int recovery_report(Node *node, const ReportedAttempt *r, bool *ret_stop, bool *ret_release) {
         Manager *m = node->manager;
+        Owner *owner = owner_find(m, r->owner);
         Attempt *attempt = hashmap_get(node->attempts, &r->id);
-        Task *task = manager_task(m, r->id);
+        Task *task = find_task(owner, r->id);
         int q;
 
         *ret_stop = *ret_release = false;
+        if (attempt && attempt->owner != owner) {
+                /* Only a node that makes things up says that another's is there. */
+                *ret_stop = r->state != ATTEMPT_ENDED;
+                *ret_release = r->state == ATTEMPT_ENDED;
+                return 0;
+        }
         if (attempt && attempt->number == r->number) {
                 attempt->reported = true;
                 if (attempt->task && attempt->task->cancelled_by && task_is_unfinished(attempt->task) &&
@@ -169,8 +188,7 @@ int recovery_report(Node *node, const ReportedAttempt *r, bool *ret_stop, bool *
         if (!task)
                 return report_unknown(node, r, ret_stop, ret_release);
 
-        if (!streq(task->session->user, r->owner) || !task_is_unfinished(task) ||
-            r->number < task->attempt || (task->current && r->number == task->attempt) ||
+        if (!task_is_unfinished(task) || r->number < task->attempt || (task->current && r->number == task->attempt) ||
             r->kind == OUTCOME_SUPERSEDED) {
                 *ret_stop = r->state != ATTEMPT_ENDED;
                 *ret_release = r->state == ATTEMPT_ENDED;
@@ -183,7 +201,7 @@ int recovery_report(Node *node, const ReportedAttempt *r, bool *ret_stop, bool *
                 node_stop_attempt(former->node, former->id, former->number, "superseded", NULL);
                 former->stopping = true;
         }
-        q = attempt_from_report(node, r, &attempt);
+        q = attempt_from_report(node, owner, r, &attempt);
         if (q < 0)
                 return q;
         task_set_state(task, TASK_WAITING);
@@ -229,7 +247,9 @@ static void orphan_adopt(Task *task, Attempt *attempt) {
         uint32_t number = attempt->number;
         bool release = false;
 
-        (void) hashmap_remove(task->manager->orphans, &task->id);
+        (void) hashmap_remove(attempt->owner->orphans, &attempt->id);
+        task->manager->n_orphans--;
+        r.id = attempt->id;
         r.unit = unit;
         if (r.state == ATTEMPT_ENDED && (!r.outcome || outcome_parse(r.outcome, &r.kind, &r.retry) < 0)) {
                 attempt_free(attempt);
@@ -251,11 +271,22 @@ static void task_go_on(Task *task) {
                 task_queue(task);
 }
 
+static Attempt *find_orphan(const Task *task) {
+        const Hashmap *orphans = task->session->owner->orphans;
+        Attempt *attempt = hashmap_get(orphans, &task->id);
+        Id other;
+
+        if (attempt || hashmap_size(orphans) == 0 ||
+            attempt_other_id(task->session->user, task->id, &other) < 0)
+                return attempt;
+        return hashmap_get(orphans, &other);
+}
+
 void recovery_resubmitted(Task *task, uint32_t attempts) {
         Manager *m = task->manager;
-        Attempt *orphan = hashmap_get(m->orphans, &task->id);
+        Attempt *orphan = find_orphan(task);
 
-        if (orphan && streq(orphan->orphan->owner, task->session->user) && orphan->number >= attempts) {
+        if (orphan && orphan->number >= attempts) {
                 orphan_adopt(task, orphan);
                 return;
         }
@@ -265,9 +296,10 @@ void recovery_resubmitted(Task *task, uint32_t attempts) {
                 attempt_free(orphan);
         }
         task->attempt = attempts;
-        if (recovery_is_pending(m, NULL))
+        if (recovery_is_pending(m, NULL)) {
                 task_wait(task);
-        else
+                task_set_wire(task, true);
+        } else
                 task_go_on(task);
 }
 
@@ -281,27 +313,27 @@ static void orphan_drop(Attempt *attempt) {
         }
         /* It takes room until its node says that it has ended. */
         node_stop_attempt(node, attempt->id, attempt->number, "cancelled", "the loss of its client");
-        (void) hashmap_remove(node->manager->orphans, &attempt->id);
+        (void) hashmap_remove(attempt->owner->orphans, &attempt->id);
+        node->manager->n_orphans--;
         attempt->orphan = orphan_free(attempt->orphan);
         attempt->stopping = true;
 }
 
-static void session_drop_orphans(Manager *m, const Session *session) {
+static void session_drop_orphans(const Session *session) {
         Attempt *attempt;
 
-        HASHMAP_FOREACH(attempt, m->orphans)
-                if (id_equal(attempt->orphan->session, session->key) &&
-                    streq(attempt->orphan->owner, session->user))
+        HASHMAP_FOREACH(attempt, session->owner->orphans)
+                if (id_equal(attempt->orphan->session, session->key))
                         orphan_drop(attempt);
 }
 
 void recovery_session_synced(Manager *m, Session *session) {
         session->synced = true;
-        session_drop_orphans(m, session);
+        session_drop_orphans(session);
 }
 
 void recovery_session_gone(Manager *m, Session *session) {
-        session_drop_orphans(m, session);
+        session_drop_orphans(session);
 }
 
 bool recovery_is_pending(Manager *m, uint64_t *ret_until) {
@@ -330,11 +362,17 @@ void recovery_check(Manager *m) {
 uint64_t recovery_expire_orphans(Manager *m, uint64_t now) {
         uint64_t next = USEC_INFINITY;
         Attempt *attempt;
+        Owner *owner;
 
-        HASHMAP_FOREACH(attempt, m->orphans)
-                if (attempt->orphan->until <= now)
-                        orphan_drop(attempt);
-                else
-                        next = MIN(next, attempt->orphan->until);
+        HASHMAP_FOREACH(owner, m->owners) {
+                /* It may go with its last orphan. */
+                _cleanup_(owner_unrefp) Owner *held = owner_ref(owner);
+
+                HASHMAP_FOREACH(attempt, held->orphans)
+                        if (attempt->orphan->until <= now)
+                                orphan_drop(attempt);
+                        else
+                                next = MIN(next, attempt->orphan->until);
+        }
         return next;
 }

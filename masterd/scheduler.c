@@ -7,6 +7,7 @@
 #include "log.h"
 #include "manager.h"
 #include "node.h"
+#include "owner.h"
 #include "session.h"
 #include "task.h"
 #include "time-util.h"
@@ -114,8 +115,14 @@ typedef struct Placed {
 
 enum { PLACED_MAX = 256 };
 
+/* A job that gets nothing in this pass. */
+typedef struct Blocked {
+        Job *job;
+        bool quota; /* not for want of a place */
+} Blocked;
+
 typedef struct Pass {
-        Job **blocked;
+        Blocked *blocked;
         size_t n_blocked, blocked_capacity;
         Placed placed[PLACED_MAX];
         size_t n_placed;
@@ -182,10 +189,12 @@ static void pass_finish(Manager *m, Pass *pass) {
         uint64_t now = manager_now(m);
 
         for (size_t i = 0; i < pass->n_blocked; i++) {
-                Job *job = pass->blocked[i];
+                Job *job = pass->blocked[i].job;
 
                 (void) prioq_put(job->session->runnable, job);
-                (void) prioq_put(m->runnable, job->session); /* unless it is there */
+                owner_session_changed(job->session->owner, job->session);
+                if (pass->blocked[i].quota)
+                        continue;
                 if (job->blocked_since == 0)
                         job->blocked_since = now;
                 if (!job->bypassed)
@@ -197,47 +206,69 @@ static void pass_finish(Manager *m, Pass *pass) {
         free(pass->blocked);
 }
 
+static void job_unreserve(Job *job) {
+        if (!job->reserved)
+                return;
+        job->reserved->reserved = NULL;
+        job->reserved = NULL;
+}
+
+static bool pass_block(Pass *pass, Job *job, bool quota) {
+        if (ARRAY_RESERVE(pass->blocked, pass->blocked_capacity, pass->n_blocked + 1) < 0) {
+                log_oom();
+                return false;
+        }
+        if (quota) {
+                job_unreserve(job);
+                job->blocked_since = 0;
+                job->bypassed = false;
+        }
+        prioq_remove(job->session->runnable, job);
+        pass->blocked[pass->n_blocked++] = (Blocked){ .job = job, .quota = quota };
+        return true;
+}
+
 /* The next task of this session that has a place gets it. Returns whether there was one. */
 static bool session_place_one(Manager *m, Pass *pass, Session *session) {
+        Owner *owner = session->owner;
         Job *job;
 
         while ((job = prioq_peek(session->runnable))) {
-                Node *node = scheduler_pick(m, job);
                 Task *task = LIST_FIRST(Task, in_queue, &job->queue);
+                bool allowed = owner_may_run(owner, 1, 1);
+                Node *node = allowed ? scheduler_pick(m, job) : NULL;
 
-                if (node) {
-                        if (job->reserved) {
-                                job->reserved->reserved = NULL;
-                                job->reserved = NULL;
-                        }
+                if (node)
+                        allowed = owner_may_run(owner, job_mcpus(job, node), job_memory(job, node));
+
+                if (node && allowed) {
+                        job_unreserve(job);
                         job->blocked_since = 0;
                         job->bypassed = false;
                         pass_note(pass, job, node);
-                        session->served = ++m->served;
+                        session->served = owner->served = ++m->served;
                         if (node_dispatch(node, task) < 0)
                                 log_oom();
                         return true;
                 }
-                if (ARRAY_RESERVE(pass->blocked, pass->blocked_capacity, pass->n_blocked + 1) < 0) {
-                        log_oom();
+                if (!pass_block(pass, job, !allowed))
                         return false;
-                }
-                prioq_remove(session->runnable, job);
-                pass->blocked[pass->n_blocked++] = job;
         }
         return false;
 }
 
 void scheduler_run(Manager *m) {
         Pass pass = { 0 };
-        Session *session;
+        Owner *owner;
 
         if (prioq_size(m->runnable) == 0 || !any_room(m))
                 return;
-        while ((session = prioq_peek(m->runnable))) {
+        while ((owner = prioq_peek(m->runnable))) {
+                Session *session = prioq_peek(owner->runnable);
+
                 if (session_place_one(m, &pass, session))
                         continue; /* its share has grown: dispatching has put it in its new place */
-                prioq_remove(m->runnable, session); /* comes back with its blocked jobs */
+                owner_session_gone(owner, session); /* comes back with its blocked jobs */
         }
         pass_finish(m, &pass);
 }

@@ -6,7 +6,8 @@
 /* Who runs where. One pass costs as many steps as there are jobs with queued tasks, times the nodes, plus
  * the tasks placed: a job's tasks are alike, so that its first one speaks for all.
  *
- * Order: the client with the fewest running CPUs first; within it the highest priority, then who came first.
+ * Order: the user with the fewest running CPUs first, likewise among the user's clients; within one the
+ * highest priority, then who came first. What would go over a user's quota waits, and keeps no node free.
  * Place: the least loaded node with room; with a server_count only nodes that the job holds or may take.
  * A job that has waited for RESERVE_AFTER_S while smaller tasks took what became free gets a node for
  * itself. */

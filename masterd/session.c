@@ -9,6 +9,7 @@
 #include "log.h"
 #include "manager.h"
 #include "node.h"
+#include "owner.h"
 #include "parse-util.h"
 #include "peer.h"
 #include "recovery.h"
@@ -46,9 +47,12 @@ int session_new(Manager *manager, const char *user, Id key, Session **ret) {
         list_init(&session->status_due);
         list_init(&session->results_due);
         session->results = BATCH_INIT(FRAME_RESULT, "results");
-        session->user = strdup(user);
+        r = owner_get(manager, user, &session->owner);
+        if (r < 0)
+                return r;
+        session->user = session->owner->name;
         session->index = session_index(user, key);
-        if (!session->user || !session->index)
+        if (!session->index)
                 return -ENOMEM;
         r = hashmap_new(HASHMAP_ID, &session->jobs);
         if (r < 0)
@@ -72,7 +76,8 @@ Session *session_free(Session *session) {
                 return NULL;
         LIST_FOREACH(Task, task, in_session, &session->tasks)
                 task_free(task);
-        prioq_remove(session->manager->runnable, session);
+        if (session->owner)
+                owner_session_gone(session->owner, session);
         HASHMAP_FOREACH(job, session->jobs)
                 job_free(job);
         hashmap_free(session->jobs);
@@ -81,9 +86,9 @@ Session *session_free(Session *session) {
         sd_event_source_disable_unref(session->timer);
         if (session->index)
                 (void) hashmap_remove(session->manager->sessions, session->index);
-        free(session->user);
         free(session->index);
         free(session->host);
+        owner_unref(session->owner);
         return mfree(session);
 }
 
@@ -164,10 +169,7 @@ void session_job_changed(Session *session, Job *job) {
         else
                 prioq_reshuffle(session->runnable, job);
 
-        if (prioq_size(session->runnable) == 0)
-                prioq_remove(m->runnable, session);
-        else if (session->runnable_index == PRIOQ_NONE)
-                (void) prioq_put(m->runnable, session);
+        owner_session_changed(session->owner, session);
 }
 
 void session_status_due(Session *session, Task *task) {

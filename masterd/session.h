@@ -17,8 +17,9 @@
 /* A client, by user and session key; outlives its connections by client_timeout. */
 struct Session {
         Manager *manager;
+        Owner *owner; /* a reference */
         Id key;
-        char *user;
+        const char *user; /* the owner's name */
         char *index; /* user/key */
         char *host;
         int64_t pid;

@@ -11,6 +11,7 @@
 #include "json-util.h"
 #include "manager.h"
 #include "node.h"
+#include "owner.h"
 #include "peer.h"
 #include "session.h"
 #include "task.h"
@@ -39,7 +40,7 @@ struct Stream {
         Peer *owner; /* NULL: not asked (again) yet */
         uint64_t owner_number;
         StreamWhat what;
-        Id task;
+        Id task, wire; /* the latter: of the attempt that has the result */
         uint32_t attempt;
         char code[DIGEST_HEX_SIZE];
         uint64_t size;            /* as the asker expects it */
@@ -191,8 +192,12 @@ static void stream_fill(Stream *s) {
         }
 }
 
+static Task *stream_task(const Stream *s) {
+        return owner_task(s->session->owner, s->task);
+}
+
 static bool stream_start_file(Stream *s) {
-        Task *task = manager_task(s->streams->manager, s->task);
+        Task *task = stream_task(s);
         int fd;
 
         if (s->sink || !task || !task->detached)
@@ -232,7 +237,8 @@ static bool stream_start(Stream *s) {
         number = owner->next_stream;
         window = MIN(usec_add(s->allowed, s->skip), (uint64_t) STREAM_WINDOW);
         if (json_new_object(&json) < 0 || json_add_uint64(json, "stream", number) < 0 ||
-            json_add_id(json, "task", s->task) < 0 || json_add_uint64(json, "attempt", s->attempt) < 0 ||
+            json_add_id(json, "task", s->what == STREAM_RESULT ? s->wire : s->task) < 0 ||
+            json_add_uint64(json, "attempt", s->attempt) < 0 ||
             json_add_string(json, "what", what_table[s->what]) < 0 ||
             json_add_uint64(json, "size", s->size) < 0 || json_add_uint64(json, "window", window) < 0)
                 return false;
@@ -304,6 +310,7 @@ int stream_fetch_own(Streams *streams, Task *task, const char *what, const Strea
         s->file = -EBADF;
         s->what = (StreamWhat) i;
         s->task = task->id;
+        s->wire = task->wire;
         s->attempt = task->attempt;
         s->session = task->session;
         s->node = task->current ? task->current->node : NULL;
@@ -333,6 +340,19 @@ static int answer_inline(Peer *peer, uint64_t number, const void *data, size_t s
         return r == -ENOTCONN ? 0 : r;
 }
 
+/* A client's own, by its id; a node's present one, by its attempt's. */
+static Task *asked_task(Peer *peer, Id id) {
+        Attempt *attempt;
+        Task *task;
+
+        if (peer->role == PEER_AGENT) {
+                attempt = peer->node ? hashmap_get(peer->node->attempts, &id) : NULL;
+                return attempt ? attempt->task : NULL;
+        }
+        task = peer->session ? owner_task(peer->session->owner, id) : NULL;
+        return task && task->session == peer->session ? task : NULL;
+}
+
 int stream_frame_fetch(Peer *peer, json_object *json) {
         Manager *m = peer->manager;
         uint64_t number, window, attempt, size;
@@ -359,9 +379,8 @@ int stream_frame_fetch(Peer *peer, json_object *json) {
                 send_end(peer, number, "busy", "Too many streams are open on this connection");
                 return 0;
         }
-        task = manager_task(m, id);
-        if (!task || (peer->role == PEER_CLIENT && task->session != peer->session) ||
-            (peer->role == PEER_AGENT && (!task->current || task->current->node != peer->node)) ||
+        task = asked_task(peer, id);
+        if (!task ||
             (what == STREAM_RESULT &&
              (task->state != TASK_ENDED || (!task->current && !detached_has_result(task))))) {
                 send_end(peer, number, "gone", "The task is not known here, or is elsewhere by now");
@@ -377,7 +396,8 @@ int stream_frame_fetch(Peer *peer, json_object *json) {
                 .asker = peer,
                 .asker_number = number,
                 .what = (StreamWhat) what,
-                .task = id,
+                .task = task->id,
+                .wire = task->wire,
                 .attempt = what == STREAM_RESULT ? task->attempt : (uint32_t) attempt,
                 .size = size,
                 .session = task->session,
@@ -461,8 +481,7 @@ int stream_frame_credit(Peer *peer, json_object *json) {
 }
 
 /* The node no longer has it: the task has to run again. */
-static void result_is_gone(Manager *m, Id id, uint32_t number) {
-        Task *task = manager_task(m, id);
+static void result_is_gone(Task *task, uint32_t number) {
         Attempt *attempt = task ? task->current : NULL;
 
         if (!attempt || task->state != TASK_ENDED || attempt->number != number)
@@ -482,13 +501,13 @@ int stream_frame_end(Peer *peer, json_object *json) {
                 return -EBADMSG;
         s = hashmap_get_u64(peer->owned, number);
         if (s) {
-                Id id = s->task;
+                Task *task = stream_task(s);
                 uint32_t attempt = s->attempt;
                 bool gone = s->what == STREAM_RESULT && streq_ptr(error, "gone");
 
                 stream_finish(s, false, error, message);
                 if (gone)
-                        result_is_gone(peer->manager, id, attempt);
+                        result_is_gone(task, attempt);
                 return 0;
         }
         s = hashmap_get_u64(peer->asked, number);
@@ -553,7 +572,8 @@ void streams_session_gone(Streams *streams, Session *session) {
 void streams_task_moved(Streams *streams, Task *task) {
         streams_hold(streams);
         LIST_FOREACH(Stream, s, link, &streams->all)
-                if (id_equal(s->task, task->id) && s->session != task->session) {
+                if (id_equal(s->task, task->id) && s->session->owner == task->session->owner &&
+                    s->session != task->session) {
                         if (s->what != STREAM_RESULT && s->owner) {
                                 send_end(s->owner, s->owner_number, "cancelled", NULL);
                                 stream_unhook(s);
@@ -568,7 +588,8 @@ void streams_task_gone(Streams *streams, Task *task) {
                 return;
         streams_hold(streams);
         LIST_FOREACH(Stream, s, link, &streams->all)
-                if (s->what != STREAM_CODE && id_equal(s->task, task->id))
+                if (s->what != STREAM_CODE && id_equal(s->task, task->id) &&
+                    s->session->owner == task->session->owner)
                         stream_finish(s, true, "gone", "The task is over");
         streams_go_on(streams);
 }

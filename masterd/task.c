@@ -10,6 +10,7 @@
 #include "json-util.h"
 #include "manager.h"
 #include "node.h"
+#include "owner.h"
 #include "session.h"
 #include "time-util.h"
 #include "why.h"
@@ -61,11 +62,12 @@ int task_new(Session *session, Job *job, Id id, Task **ret) {
                 .queued_since = manager_now(m),
                 .queued_at = now_usec(CLOCK_REALTIME),
         };
-        r = hashmap_put(m->tasks, &id, task);
+        r = hashmap_put(session->owner->tasks, &id, task);
         if (r < 0) {
                 free(task);
                 return r;
         }
+        m->n_tasks++;
         list_append(&session->tasks, &task->in_session);
         session->n_tasks++;
         session->n_unfinished++;
@@ -82,11 +84,25 @@ void task_drop_argument(Task *task) {
         task->argument = mfree(task->argument);
 }
 
+void task_set_wire(Task *task, bool set) {
+        Hashmap *wires = task->session->owner->wires;
+        Id wire;
+
+        if (task->has_wire == set || attempt_other_id(task->session->user, task->id, &wire) < 0)
+                return;
+        if (!set)
+                (void) hashmap_remove(wires, &wire);
+        else if (hashmap_put(wires, &wire, task) < 0)
+                return;
+        task->has_wire = set;
+}
+
 static void task_leave_queue(Task *task) {
         if (task->delay_index != PRIOQ_NONE) {
                 prioq_remove(task->manager->delayed, task);
                 manager_delays_changed(task->manager);
         }
+        task_set_wire(task, false);
         if (!list_is_linked(&task->in_queue))
                 return;
         list_remove(&task->in_queue);
@@ -108,15 +124,19 @@ static void task_set_placed(Task *task, bool placed) {
                 return; /* not to be: what is placed is somewhere */
         if (placed) {
                 task->share = task->current->mcpus;
+                task->share_memory = task->current->memory;
                 session->mcpus_running += task->share;
+                owner_charge(session->owner, task->share, task->share_memory, true);
                 (void) job_place_add(task->job, task->current->node);
         } else {
                 session->mcpus_running -= task->share;
+                owner_charge(session->owner, task->share, task->share_memory, false);
                 task->share = 0;
+                task->share_memory = 0;
                 job_place_remove(task->job, task->current->node);
         }
         if (session->runnable_index != PRIOQ_NONE)
-                prioq_reshuffle(task->manager->runnable, session);
+                prioq_reshuffle(session->owner->runnable, session);
         manager_schedule(task->manager);
 }
 
@@ -171,7 +191,8 @@ Task *task_free(Task *task) {
         }
         streams_task_gone(&m->streams, task);
         m->n_state[task->state]--;
-        (void) hashmap_remove(m->tasks, &task->id);
+        (void) hashmap_remove(task->session->owner->tasks, &task->id);
+        m->n_tasks--;
         list_remove(&task->in_session);
         list_remove(&task->in_status);
         list_remove(&task->in_result);
@@ -247,6 +268,7 @@ void task_attach(Task *task, Attempt *attempt) {
         task->current = attempt;
         attempt->task = task;
         task->attempt = attempt->number;
+        task->wire = attempt->id;
         free_and_strdup(&task->node_name, attempt->node->name);
         free_and_strdup(&task->unit, attempt->unit);
 }
@@ -279,9 +301,10 @@ void task_rehome(Task *task, Session *session, Job *job) {
         session->n_unfinished++;
         if (state == TASK_QUEUED)
                 task_queue(task);
-        else if (state == TASK_WAITING)
-                task_wait(task);
-        else
+        else if (state == TASK_WAITING) {
+                if (!detached_is_held(task))
+                        task_wait(task);
+        } else
                 task_set_state(task, state);
 }
 
@@ -384,13 +407,15 @@ void task_end(Task *task, OutcomeKind kind, const char *outcome, const char *rec
                 detached_ended(task);
 }
 
-void task_end_own(Task *task, OutcomeKind kind, const char *key, const char *text) {
+static void end_own(Task *task, OutcomeKind kind, const char *key, const char *text, const char *reason) {
         _cleanup_(json_putp) json_object *outcome = NULL;
         Attempt *attempt = task->current;
 
         if (json_new_object(&outcome) < 0 ||
             json_add_string(outcome, "kind", outcome_kind_to_string(kind)) < 0)
                 return;
+        if (reason)
+                (void) json_add_string(outcome, "reason", reason);
         if (key)
                 (void) json_add_string(outcome, key, strempty(text));
         if (kind == OUTCOME_NODE_LOST)
@@ -400,7 +425,7 @@ void task_end_own(Task *task, OutcomeKind kind, const char *key, const char *tex
         if (attempt) {
                 /* It takes room until its node says that it is gone. */
                 if (attempt->state != ATTEMPT_ENDED && !attempt->stopping) {
-                        node_stop_attempt(attempt->node, task->id, attempt->number,
+                        node_stop_attempt(attempt->node, attempt->id, attempt->number,
                                           kind == OUTCOME_DEADLINE ? "deadline" : "cancelled", text);
                         attempt->stopping = true;
                 }
@@ -415,6 +440,14 @@ void task_end_own(Task *task, OutcomeKind kind, const char *key, const char *tex
         task_end(task, kind, json_text(outcome, NULL), NULL, 0, NULL);
 }
 
+void task_end_own(Task *task, OutcomeKind kind, const char *key, const char *text) {
+        end_own(task, kind, key, text, NULL);
+}
+
+void task_refuse(Task *task, const char *reason, const char *message) {
+        end_own(task, OUTCOME_REFUSED, "message", message, reason);
+}
+
 void task_cancel(Task *task, const char *by) {
         Attempt *attempt = task->current;
 
@@ -425,7 +458,7 @@ void task_cancel(Task *task, const char *by) {
                 return;
         }
         free_and_strdup(&task->cancelled_by, by);
-        node_stop_attempt(attempt->node, task->id, attempt->number, "cancelled", by);
+        node_stop_attempt(attempt->node, attempt->id, attempt->number, "cancelled", by);
         attempt->stopping = true;
 }
 

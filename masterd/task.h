@@ -53,10 +53,12 @@ struct Task {
         ListLink in_status; /* the session's list of tasks whose STATUS is due */
         ListLink in_result; /* the session's list of ended tasks whose RESULT is due */
         size_t deadline_index, delay_index;
-        uint32_t share; /* of Session.mcpus_running */
+        uint32_t share;        /* of Session.mcpus_running */
+        uint64_t share_memory; /* likewise of Owner.memory_running */
 
         Attempt *current;  /* the attempt that runs it or holds its result; NULL: none */
         uint32_t attempt;  /* number of the last one */
+        Id wire;           /* its id */
         uint32_t failures; /* ended by infrastructure, one after the other */
         Node *avoid;       /* where it failed last */
         uint64_t avoid_until, not_before;
@@ -74,6 +76,7 @@ struct Task {
         OutcomeKind outcome_kind;
         char *outcome, *receipt; /* JSON */
         uint64_t result_size;
+        bool has_wire;          /* in Owner.wires */
         bool payload_sent;      /* the present connection got the result inline */
         char *node_name, *unit; /* of the last attempt */
         char *progress;         /* JSON */
@@ -84,7 +87,7 @@ struct Task {
         unsigned n_runs;
 };
 
-/* A task in `waiting`, in all tables. Returns 0, -EEXIST when the id is taken, -ENOMEM. */
+/* A task in `waiting`, in all tables. Returns 0, -EEXIST when its owner has one with that id, -ENOMEM. */
 int task_new(Session *session, Job *job, Id id, Task **ret);
 /* Takes it out of all tables. Its attempt, if any, is abandoned. */
 Task *task_free(Task *task);
@@ -109,6 +112,8 @@ void task_set_deadline(Task *task, uint64_t left_ms);
 
 /* Into its job's queue. front: before those that came later (it has been there already). */
 void task_queue(Task *task);
+/* Whether it is found by attempt_other_id() too, while it waits for the nodes' reports. */
+void task_set_wire(Task *task, bool set);
 /* Waits until it is clear that no node runs it. */
 void task_wait(Task *task);
 void task_drop_argument(Task *task);
@@ -132,6 +137,10 @@ void task_end(Task *task, OutcomeKind kind, const char *outcome, const char *rec
               const struct iovec *payload);
 /* For outcomes that the master itself decides: {"kind":…} with one more member (NULL: none). */
 void task_end_own(Task *task, OutcomeKind kind, const char *key, const char *text);
+
+/* The cluster does not take it. reason: "unknown", "not-allowed", "quota" or "rejected", see the protocol;
+ * message: a sentence. */
+void task_refuse(Task *task, const char *reason, const char *message);
 
 /* by: a user, or what took it upon itself. Queued: ends at once; running: the node is told. */
 void task_cancel(Task *task, const char *by);

@@ -13,6 +13,7 @@ typedef struct Manager Manager;
 typedef struct MasterBus MasterBus;
 typedef struct MasterConfig MasterConfig;
 typedef struct Node Node;
+typedef struct Owner Owner;
 typedef struct Peer Peer;
 typedef struct Session Session;
 typedef struct Stream Stream;

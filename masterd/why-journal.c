@@ -27,12 +27,12 @@ static int read_field(sd_journal *journal, const char *name, char **ret) {
         return *ret ? 0 : -ENOMEM;
 }
 
-int why_from_journal(Id id, char **ret_sentence, char **ret_outcome) {
+int why_from_journal(const char *owner, Id id, char **ret_sentence, char **ret_outcome) {
         static uint64_t next = 0;
         _cleanup_(sd_journal_closep) sd_journal *journal = NULL;
         _cleanup_(freep) char *sentence = NULL, *outcome = NULL;
         uint64_t now = now_usec(CLOCK_BOOTTIME);
-        char match[64];
+        char match[96];
         int r;
 
         if (now < next)
@@ -45,6 +45,10 @@ int why_from_journal(Id id, char **ret_sentence, char **ret_outcome) {
         r = sd_journal_add_match(journal, match, 0);
         if (r >= 0)
                 r = sd_journal_add_match(journal, "MESSAGE_ID=" WHY_MESSAGE_ID, 0);
+        if (r >= 0 && owner) {
+                snprintf(match, sizeof(match), "CLUPY_OWNER=%s", owner);
+                r = sd_journal_add_match(journal, match, 0);
+        }
         if (r >= 0) {
                 /* Whoever may write to the journal may write these fields, but not this one. */
                 snprintf(match, sizeof(match), "_UID=%u", (unsigned) geteuid());

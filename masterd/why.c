@@ -5,11 +5,13 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "detached.h"
 #include "job.h"
 #include "json-util.h"
 #include "log.h"
 #include "manager.h"
 #include "node.h"
+#include "owner.h"
 #include "parse-util.h"
 #include "recovery.h"
 #include "scheduler.h"
@@ -70,6 +72,30 @@ static Largest nodes_for(Manager *m, const Job *job) {
         return l;
 }
 
+/* The user's quota is used up. NULL: it is not. */
+static char *why_quota(const Task *task, const Largest *l) {
+        const Owner *owner = task->session->owner;
+        const AccessLimits *limits = &owner->limits;
+        uint32_t mcpus = job_mcpus(task->job, l->cpus);
+        uint64_t memory = job_memory(task->job, l->memory);
+
+        if (limits->running > 0 && owner->n_running >= limits->running)
+                return strformat("%s has %u call%s running, which is the limit for this user", owner->name,
+                                 owner->n_running, s_if_many(owner->n_running));
+        if (limits->mcpus > 0 && owner->mcpus_running + mcpus > limits->mcpus)
+                return strformat(
+                        "the running calls of %s have %g CPUs, of the %g that this user may have at "
+                        "one time, and this one needs %s",
+                        owner->name, (double) owner->mcpus_running / 1000.0, (double) limits->mcpus / 1000.0,
+                        CPUS_TEXT(mcpus));
+        if (limits->memory > 0 && owner->memory_running + memory > limits->memory)
+                return strformat("the running calls of %s have %s of memory, of the %s that this user may "
+                                 "have at one time, and this one needs %s",
+                                 owner->name, FORMAT_BYTES(owner->memory_running),
+                                 FORMAT_BYTES(limits->memory), FORMAT_BYTES(memory));
+        return NULL;
+}
+
 /* The nodes are large enough, but none has room now. */
 static char *why_busy(Manager *m, const Task *task, const Largest *l) {
         const Job *job = task->job;
@@ -115,7 +141,11 @@ static char *why_busy(Manager *m, const Task *task, const Largest *l) {
 char *why_waiting(Manager *m, const Task *task) {
         const Job *job = task->job;
         Largest l = nodes_for(m, job);
+        char *quota;
 
+        if (task->state == TASK_WAITING && detached_is_held(task))
+                return strdup("it is detached, and its argument and code are on their way to the master's "
+                              "disk: it is queued when they are there");
         if (task->state == TASK_WAITING) {
                 uint64_t until, now = manager_now(m);
 
@@ -155,7 +185,8 @@ char *why_waiting(Manager *m, const Task *task) {
                 return strdup("the ready nodes failed to run several tasks in a row and are given a rest: "
                               "look at their "
                               "clupy-launcher");
-        return why_busy(m, task, &l);
+        quota = why_quota(task, &l);
+        return quota ?: why_busy(m, task, &l);
 }
 
 static uint64_t number(json_object *object, const char *key) {
@@ -179,6 +210,40 @@ static const char *last_line(const char *s) {
         return line && line[1] ? line + 1 : s;
 }
 
+/* Files count as memory: who fills /tmp does not know that it is this. */
+static char *why_memory(json_object *outcome) {
+        uint64_t limit = number(outcome, "limit"), tmp = number(outcome, "tmp"),
+                 shm = number(outcome, "shm");
+        _cleanup_(freep) char *files = NULL;
+
+        if (MAX(tmp, shm) >= limit / 8 && limit > 0) {
+                files = strformat(", %s of it for files in %s", FORMAT_BYTES(MAX(tmp, shm)),
+                                  tmp >= shm ? "/tmp" : "/dev/shm");
+                if (!files)
+                        return NULL;
+        }
+        return strformat("went over its memory limit of %s (peak %s%s): ask for more with memory=\"%s\", or "
+                         "have it %s less",
+                         FORMAT_BYTES(limit), FORMAT_BYTES(number(outcome, "peak")), strempty(files),
+                         FORMAT_BYTES(2 * limit), files ? "write" : "hold");
+}
+
+static char *why_disk(json_object *outcome) {
+        _cleanup_(freep) char *place = text(outcome, "place");
+        uint64_t limit = number(outcome, "limit"), used = number(outcome, "used");
+        uint64_t files_limit = number(outcome, "files_limit"), files = number(outcome, "files_used");
+
+        if (files_limit > 0 && files >= files_limit && used < limit)
+                return strformat("used up the %" PRIu64
+                                 " files that its %s may have (%s of %s in use): have it "
+                                 "make fewer",
+                                 files_limit, place ?: "/tmp", FORMAT_BYTES(used), FORMAT_BYTES(limit));
+        return strformat(
+                "ran out of room in its %s of %s (%s in use when it failed): have it write less, or "
+                "raise task.tmp in the node's clupy.server.yaml",
+                place ?: "/tmp", FORMAT_BYTES(limit), FORMAT_BYTES(used));
+}
+
 /* What happened, without where. */
 static char *why_ended(const TaskView *view, json_object *outcome, json_object *receipt) {
         _cleanup_(freep) char *name = text(outcome, "name"), *message = text(outcome, "message"),
@@ -194,12 +259,7 @@ static char *why_ended(const TaskView *view, json_object *outcome, json_object *
                                  " before there was a result: look for sys.exit() or os._exit() in it",
                                  number(outcome, "status"));
         case OUTCOME_MEMORY:
-                return strformat("went over its memory limit of %s (peak %s): ask for more with "
-                                 "memory=\"%s\", or have it "
-                                 "hold less",
-                                 FORMAT_BYTES(number(outcome, "limit")),
-                                 FORMAT_BYTES(number(outcome, "peak")),
-                                 FORMAT_BYTES(2 * number(outcome, "limit")));
+                return why_memory(outcome);
         case OUTCOME_CPU_TIME:
                 return strformat("used up its CPU time of %s",
                                  FORMAT_DURATION(number(outcome, "limit_ms") * USEC_PER_MSEC));
@@ -214,7 +274,7 @@ static char *why_ended(const TaskView *view, json_object *outcome, json_object *
                                  FORMAT_DURATION(number(outcome, "limit_ms") * USEC_PER_MSEC),
                                  view->started_at ? "" : "; it never started, for want of room");
         case OUTCOME_DISK:
-                return strformat("filled its /tmp of %s", FORMAT_BYTES(number(outcome, "limit")));
+                return why_disk(outcome);
         case OUTCOME_SYSCALL:
                 return strformat("made the system call %s, which its seccomp policy refuses",
                                  strempty(name));

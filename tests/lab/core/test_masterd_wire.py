@@ -523,7 +523,7 @@ def test_garbage_disturbs_nobody(master: Master) -> None:
                  encode("SUBMIT", {"tasks": []}), encode("HELLO", None), encode("HELLO", {"role": 5})):
         with Wire(port=master.port) as stranger:
             stranger.send_raw(data)
-            stranger.socket.shutdown(socket.SHUT_WR)
+            stranger.end_sending()
             stranger.wait_closed()
     task = client.submit(client.job(), 1)[0]
     agent.run(1)
@@ -563,8 +563,12 @@ def test_task_of_another_user_is_out_of_reach(master: Master) -> None:
     task = alice.submit(alice.job(), 1)[0]
     agent.dispatched(1)
     bob.send("CANCEL", {"tasks": [task]})
-    with pytest.raises(LookupError, match="not-allowed"):
-        bob.query("cancel", ids=[task])
+    for verb, args in (("cancel", {"ids": [task]}), ("task", {"id": task}), ("why", {"id": task}),
+                       ("logs", {"id": task}), ("task", {"id": task[:8]}), ("attach", {"id": task})):
+        with pytest.raises(LookupError, match="not-found"):
+            bob.query(verb, **args)
+    assert bob.query("cancel", job=alice.query("task", id=task)["job"])["cancelled"] == []
+    assert bob.query("tasks", ended=True) == {"tasks": [], "total": 0}
     with pytest.raises(LookupError, match="not-allowed"):
         bob.query("drain", node="node1")
     job = bob.job()
@@ -573,6 +577,67 @@ def test_task_of_another_user_is_out_of_reach(master: Master) -> None:
     bob.send("FETCH", {"stream": 1, "task": task, "attempt": 1, "what": "result", "size": 1, "window": 1000})
     assert bob.expect("END").json["error"] == "gone"
     assert alice.query("task", id=task)["state"] == "starting"
+    assert bob.query("task", id=task)["state"] == "queued"
+
+
+def same_id(first: Client, second: Client, **options: object) -> str:
+    """A task of each under one id."""
+    task = first.submit(first.job(**options), 1, b"of " + first.user.encode())[0]
+    argument = b"of " + second.user.encode()
+    second.send("SUBMIT", {"tasks": [{"id": task, "job": second.job(**options), "size": len(argument), "payload": 0}]},
+                [argument])
+    second.query("version")
+    return task
+
+
+def test_two_owners_have_the_same_id(master: Master) -> None:
+    agent, alice, bob = ready(master), Client(master.port), Client(master.port, "bob")
+    task = same_id(alice, bob)
+    held = {t["owner"]: t for t in agent.dispatched(2)}
+    assert held["alice"]["id"] != held["bob"]["id"] and task in (held["alice"]["id"], held["bob"]["id"])
+    assert held["alice"]["attempt"] == held["bob"]["attempt"] == 1
+    assert [agent.arguments[held[u]["id"]] for u in ("alice", "bob")] == [b"of alice", b"of bob"]
+    agent.started(list(held.values()))
+    agent.send("LOG", {"tasks": [{"id": held["bob"]["id"], "attempt": 1, "payload": 0}]}, [b"bob prints"])
+    wait_until(lambda: bob.query("logs", id=task)["text"] == "bob prints")
+    assert alice.query("logs", id=task)["text"] == ""
+    bob.send("CANCEL", {"tasks": [task]})
+    assert [s["id"] for s in agent.expect("STOP").json["tasks"]] == [held["bob"]["id"]]
+    agent.ended([held["bob"]], outcome={"kind": "cancelled", "by": "bob"})
+    agent.ended([held["alice"]], b"alice's")
+    assert alice.results(1)[task]["data"] == b"alice's"
+    assert bob.results(1)[task]["outcome"]["kind"] == "cancelled"
+    agent.send("LOG", {"tasks": [{"id": held["alice"]["id"], "attempt": 1, "payload": 0}]}, [b"her last words"])
+    wait_until(lambda: alice.query("logs", id=task)["text"] == "her last words")
+    assert bob.query("logs", id=task)["text"] == "bob prints"
+    assert bob.query("task", id=task)["owner"] == "bob" and alice.query("task", id=task)["owner"] == "alice"
+    # What another had lately is not taken for one's own either.
+    second = bob if held["alice"]["id"] == task else alice
+    second.send("SUBMIT", {"tasks": [{"id": task, "job": second.job(), "size": 0}]})
+    assert agent.dispatched(1)[0]["id"] == held[second.user]["id"]
+
+
+def test_the_same_id_after_a_restart(master: Master) -> None:
+    agent, alice, bob = ready(master), Client(master.port), Client(master.port, "bob")
+    task = same_id(alice, bob)
+    held = agent.dispatched(2)
+    agent.started(held)
+    master.kill()
+    master.start()
+    # One comes back before the node has reported, one after.
+    bob = Client(master.port, "bob", session=bob.session)
+    job = bob.job()
+    bob.send("SUBMIT", {"tasks": [{"id": task, "job": job, "size": 0, "resubmitted": True, "attempts": 1}], "synced": True})
+    bob.query("version")
+    agent = Agent(master.port, boot_id=agent.boot_id, instance=agent.instance)
+    assert agent.report([reported(t, "running") for t in held]) == []
+    alice = Client(master.port, session=alice.session)
+    job = alice.job()
+    alice.send("SUBMIT", {"tasks": [{"id": task, "job": job, "size": 0, "resubmitted": True, "attempts": 1}], "synced": True})
+    for t in held:
+        agent.ended([t], t["owner"].encode())
+    assert alice.results(1)[task]["data"] == b"alice" and bob.results(1)[task]["data"] == b"bob"
+    assert not [f for f in agent.drain(0.2) if f.type == "DISPATCH"]
 
 
 # Detached calls
@@ -639,22 +704,58 @@ def test_detached_outlives_client_and_master(master: Master) -> None:
     assert fetch(back, 1, task, "result", len(value)) == value
     back.send("ACK", {"tasks": [task]})
     back.query("version")
-    assert not list((master.directory / "state" / ".detached").iterdir())
+    back.goodbye()
+    # The result is all that is needed now, and it is kept: for the same user, also after another start.
+    assert [f.name for f in kept(master)] == [f"{task}-alice.result"]
     master.kill()
     master.start()
+    for _ in range(2):
+        again = Client(master.port)
+        assert again.query("attach", id=task)["state"] == "ended"
+        assert again.results(1, ack=False)[task]["size"] == len(value)
+        assert fetch(again, 1, task, "result", len(value)) == value
+        again.send("ACK", {"tasks": [task]})
+        again.goodbye()
+    wait_until(lambda: master.operator().query("cancel", ids=[task])["cancelled"] == [task])
+    assert not kept(master)
     with pytest.raises(LookupError, match="not-found"):
         Client(master.port).query("attach", id=task)
 
 
-def test_detached_with_wrong_code_is_not_kept(master: Master) -> None:
-    client = Client(master.port)
+def kept(master: Master) -> list[Path]:
+    return list((master.directory / "state" / ".detached").iterdir())
+
+
+def test_detached_with_wrong_code_is_refused(master: Master) -> None:
+    agent, client = ready(master), Client(master.port)
     job = client.job(detach=True, code="0" * 64, code_size=5)
     task = client.submit(job, 1, b"argument")[0]
+    assert "disk" in client.query("why", id=task)["sentence"]
     give(client, b"wrong")
-    client.query("version")
-    client.goodbye()
-    wait_until(lambda: master.operator().query("task", id=task)["outcome"])
-    assert master.operator().query("task", id=task)["outcome"]["kind"] == "cancelled"
+    outcome = client.results(1)[task]["outcome"]
+    assert outcome["kind"] == "refused" and outcome["reason"] == "rejected" and "hash" in outcome["message"]
+    assert not [f for f in agent.drain(0.2) if f.type == "DISPATCH"] and not kept(master)
+
+
+def test_detached_beyond_the_bound_is_refused(start: Callable[..., Master]) -> None:
+    master = start(detached="{total: 1M, size: 900K}")
+    client, code = Client(master.port), b"code!"
+    job = client.job(detach=True, code=hashlib.sha256(code).hexdigest(), code_size=5)
+    first = client.submit(job, 1, size=800_000)[0]
+    for _ in range(2):
+        asked = client.expect("FETCH")
+        client.inbox.insert(0, asked)
+        give(client, code if asked.json["what"] == "code" else bytes(800_000))
+    for size, word in ((400_000, "detached.total"), (1_000_000, "detached.size")):
+        task = client.submit(job, 1, size=size)[0]
+        outcome = client.results(1)[task]["outcome"]
+        assert outcome["kind"] == "refused" and outcome["reason"] == "rejected" and word in outcome["message"]
+    # What ends gives its room back.
+    assert client.query("cancel", ids=[first])["cancelled"] == [first]
+    client.results(1)
+    small = client.submit(job, 1, b"x" * 1000)[0]
+    give(client, code)
+    wait_until(lambda: client.query("task", id=small)["state"] == "queued")
 
 
 def test_detached_running_goes_on_without_its_client(master: Master) -> None:
@@ -775,7 +876,7 @@ def test_logs_are_their_owners(master: Master) -> None:
     for number, follow in enumerate((False, True)):
         bob.send("QUERY", {"id": 500 + number, "verb": "logs", "args": {"id": task, "follow": follow}})
         answer = bob.expect("ANSWER", where=lambda f: f.json["id"] == 500 + number).json
-        assert not answer["ok"] and answer["error"] == "not-allowed" and "secret" not in str(answer)
+        assert not answer["ok"] and answer["error"] == "not-found" and "secret" not in str(answer)
 
 
 def test_queries_take_turns(master: Master) -> None:
@@ -784,16 +885,16 @@ def test_queries_take_turns(master: Master) -> None:
     n = 4000
     flood = b"".join(encode("QUERY", {"id": 1000 + i, "verb": "task", "args": {"id": ids[i % 3000][:8]}})
                      for i in range(n))
-    sender = threading.Thread(target=client.socket.sendall, args=(flood,))
+    sender = threading.Thread(target=client.send_hearing, args=(flood,))
     sender.start()
     began = time.monotonic()
     assert other.query("version")["protocol"] == 1
     assert time.monotonic() - began < 3
-    answers = [client.expect("ANSWER", 30).json for _ in range(n)]
     sender.join()
+    answers = [client.expect("ANSWER", 30).json for _ in range(n)]
     assert {a["id"] for a in answers} == set(range(1000, 1000 + n))
     assert {a.get("error", "ok") for a in answers} <= {"ok", "busy"} and answers[0]["ok"]
-    assert other.query("task", id=ids[0])["id"] == ids[0]
+    assert client.query("task", id=ids[0])["id"] == ids[0]
 
 
 def test_cancelling_many_takes_whole_ids(master: Master) -> None:

@@ -22,17 +22,17 @@ static void test_bounded(void **state) {
                 fixture_end(task);
         }
         assert_int_equal(history_size(m->history), 10);
-        assert_int_equal(hashmap_size(m->tasks), 0);
-        OK(task_find(m, id_to_hex(last, hex), &view));
+        assert_int_equal(m->n_tasks, 0);
+        OK(task_find(m, NULL, id_to_hex(last, hex), &view));
         assert_string_equal(view.owner, "alice");
         assert_string_equal(view.node, "a");
         assert_int_equal(view.kind, OUTCOME_VALUE);
         hex[12] = '\0';
-        OK(task_find(m, hex, &view));
+        OK(task_find(m, NULL, hex, &view));
         hex[3] = '\0';
-        assert_int_equal(task_find(m, hex, &view), -EINVAL);
-        assert_int_equal(task_find(m, "zzzz", &view), -EINVAL);
-        assert_int_equal(task_find(m, "00000000000000000000000000000000", &view), -ENOENT);
+        assert_int_equal(task_find(m, NULL, hex, &view), -EINVAL);
+        assert_int_equal(task_find(m, NULL, "zzzz", &view), -EINVAL);
+        assert_int_equal(task_find(m, NULL, "00000000000000000000000000000000", &view), -ENOENT);
 }
 
 int main(void) {

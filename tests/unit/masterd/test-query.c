@@ -37,19 +37,19 @@ static void test_verbs(void **state) {
         assert_answer(m, NULL, "version", "{}", QUERY_OK, "\"protocol\":1");
         assert_answer(m, NULL, "status", "{}", QUERY_OK, "\"queued\":1");
         assert_answer(m, NULL, "nodes", "{}", QUERY_OK, "\"cpus_used\":1");
-        assert_answer(m, NULL, "tasks", "{}", QUERY_OK, "\"total\":2");
-        assert_answer(m, NULL, "tasks", "{\"state\":\"queued\"}", QUERY_OK, "\"total\":1");
-        assert_answer(m, NULL, "tasks", "{\"owner\":\"bob\"}", QUERY_OK, "\"total\":0");
-        assert_answer(m, NULL, "tasks", "{\"limit\":-1}", QUERY_INVALID_ARGUMENT, "limit");
+        assert_answer(m, "root", "tasks", "{}", QUERY_OK, "\"total\":2");
+        assert_answer(m, "root", "tasks", "{\"state\":\"queued\"}", QUERY_OK, "\"total\":1");
+        assert_answer(m, "root", "tasks", "{\"owner\":\"bob\"}", QUERY_OK, "\"total\":0");
+        assert_answer(m, "root", "tasks", "{\"limit\":-1}", QUERY_INVALID_ARGUMENT, "limit");
         snprintf(args, sizeof(args), "{\"id\":\"%s\"}", ID_HEX(queued->id));
-        assert_answer(m, NULL, "task", args, QUERY_OK, "next in its queue");
-        assert_answer(m, NULL, "why", args, QUERY_OK, "the only ready node has not enough CPUs free");
+        assert_answer(m, "root", "task", args, QUERY_OK, "next in its queue");
+        assert_answer(m, "alice", "why", args, QUERY_OK, "the only ready node has not enough CPUs free");
         assert_answer(m, "alice", "logs", args, QUERY_OK, "\"text\":\"\"");
         assert_answer(m, "root", "logs", args, QUERY_OK, "\"text\":\"\"");
-        assert_answer(m, "bob", "logs", args, QUERY_NOT_ALLOWED, "alice");
-        assert_answer(m, NULL, "logs", args, QUERY_NOT_ALLOWED, "alice");
+        assert_answer(m, "bob", "logs", args, QUERY_NOT_FOUND, "No task");
+        assert_answer(m, NULL, "logs", args, QUERY_NOT_FOUND, "No task");
         snprintf(args, sizeof(args), "{\"ids\":[\"%s\"]}", ID_HEX(queued->id));
-        assert_answer(m, "bob", "cancel", args, QUERY_NOT_ALLOWED, "alice");
+        assert_answer(m, "bob", "cancel", args, QUERY_NOT_FOUND, "No task");
         assert_answer(m, "alice", "cancel", args, QUERY_OK, ID_HEX(queued->id));
         assert_int_equal(queued->outcome_kind, OUTCOME_CANCELLED);
         assert_answer(m, "alice", "drain", "{\"node\":\"n1\"}", QUERY_NOT_ALLOWED, "root");
@@ -71,21 +71,21 @@ static void test_unreachable(void **state) {
         scheduler_run(m);
         assert_true(task_is_placed(task));
         snprintf(args, sizeof(args), "{\"id\":\"%s\"}", ID_HEX(task->id));
-        assert_answer(m, NULL, "task", args, QUERY_OK, "\"state\":\"starting\",\"freezes_ms\":null");
+        assert_answer(m, "root", "task", args, QUERY_OK, "\"state\":\"starting\",\"freezes_ms\":null");
 
         node->heartbeat_at = manager_now(m) - 5 * USEC_PER_SEC;
         node->state = NODE_SUSPECT;
-        assert_answer(m, NULL, "tasks", "{\"state\":\"starting\"}", QUERY_OK, "\"total\":0");
-        assert_answer(m, NULL, "tasks", "{\"state\":\"unreachable\"}", QUERY_OK, "\"total\":1");
-        assert_answer(m, NULL, "task", args, QUERY_OK, "\"state\":\"unreachable\",\"freezes_ms\":");
-        assert_answer(m, NULL, "why", args, QUERY_OK, "\"state\":\"unreachable\"");
+        assert_answer(m, "root", "tasks", "{\"state\":\"starting\"}", QUERY_OK, "\"total\":0");
+        assert_answer(m, "root", "tasks", "{\"state\":\"unreachable\"}", QUERY_OK, "\"total\":1");
+        assert_answer(m, "root", "task", args, QUERY_OK, "\"state\":\"unreachable\",\"freezes_ms\":");
+        assert_answer(m, "alice", "why", args, QUERY_OK, "\"state\":\"unreachable\"");
         assert_answer(m, NULL, "status", "{}", QUERY_OK, "\"starting\":0");
         assert_answer(m, NULL, "status", "{}", QUERY_OK, "\"unreachable\":1");
 
         node->heartbeat_at = manager_now(m) - m->config->lease - USEC_PER_MSEC;
-        assert_answer(m, NULL, "task", args, QUERY_OK, "\"state\":\"unreachable\",\"freezes_ms\":0,");
+        assert_answer(m, "root", "task", args, QUERY_OK, "\"state\":\"unreachable\",\"freezes_ms\":0,");
         node->state = NODE_READY;
-        assert_answer(m, NULL, "task", args, QUERY_OK, "\"state\":\"starting\",\"freezes_ms\":null");
+        assert_answer(m, "root", "task", args, QUERY_OK, "\"state\":\"starting\",\"freezes_ms\":null");
 }
 
 static void test_text(void **state) {
