@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <sys/resource.h>
 
+#include "agent-tls.h"
 #include "agent.h"
 #include "daemon.h"
 #include "launcher/launcher-protocol.h"
@@ -67,6 +68,7 @@ static void server_config_donep(ServerConfig *config) {
 int main(int argc, char *argv[]) {
         _cleanup_(server_config_donep) ServerConfig config = { 0 };
         _cleanup_(daemon_freep) Daemon *daemon = NULL;
+        _cleanup_(agent_tls_freep) AgentTls *tls = NULL;
         _cleanup_(agent_freep) Agent *agent = NULL;
         _cleanup_(freep) char *message = NULL;
         DaemonArguments arguments;
@@ -93,12 +95,16 @@ int main(int argc, char *argv[]) {
                 log_error_errno(r, "Cannot start");
                 return EXIT_FAILURE;
         }
+        r = agent_tls_new(daemon_event(daemon), &config, &tls);
+        if (r < 0)
+                return EX_CONFIG;
         r = agent_new(daemon_event(daemon), daemon, &config, LAUNCHER_SOCKET, &agent);
         if (r < 0) {
                 log_error_errno(r, "Cannot start");
                 return EXIT_FAILURE;
         }
         keep_epoch(agent);
+        master_link_set_tls(agent->master, agent_tls_context(tls));
         log_info("Node %s: %.2f CPUs, %s for tasks", config.name, config.cpus, FORMAT_BYTES(config.memory));
         daemon_ready(daemon, "Waiting for the launcher");
         return daemon_run(daemon);

@@ -19,7 +19,7 @@
 #define HEARTBEAT_MOST_MS 60000
 #define LEASE_MOST_MS (24 * 3600 * 1000)
 
-enum { CODE_MAX = 64, SENTENCE_MAX = 512, HOST_MAX = 255, WHY_SIZE = 256 };
+enum { CODE_MAX = 64, SENTENCE_MAX = 512, HOST_MAX = 255, WHY_SIZE = 768 };
 
 struct MasterLink {
         sd_event *event;
@@ -29,6 +29,7 @@ struct MasterLink {
         void *userdata;
         Id session;
 
+        TlsContext *tls; /* NULL: plaintext */
         const Address *addresses;
         size_t n_addresses, address; /* the one tried, or to be tried next */
         unsigned tried;              /* addresses in vain since the last pause */
@@ -266,8 +267,9 @@ static void master_link_connect(MasterLink *l) {
         int r;
 
         sockaddr_to_string((const struct sockaddr *) &address->address, address->size, true, l->peer);
-        r = connection_new_outgoing(l->event, (const struct sockaddr *) &address->address, address->size,
-                                    &connection_handlers, l, &l->connection);
+        r = connection_new_outgoing_tls(l->event, (const struct sockaddr *) &address->address, address->size,
+                                        l->tls, l->addresses[l->address].host, &connection_handlers, l,
+                                        &l->connection);
         if (r < 0) {
                 master_link_complain(l, l->peer, strerror(-r));
                 master_link_next(l);
@@ -345,9 +347,15 @@ MasterLink *master_link_free(MasterLink *l) {
         if (!l)
                 return NULL;
         master_link_drop(l);
+        tls_context_unref(l->tls);
         sd_event_source_disable_unref(l->timer);
         sd_event_unref(l->event);
         return mfree(l);
+}
+
+void master_link_set_tls(MasterLink *l, TlsContext *tls) {
+        tls_context_unref(l->tls);
+        l->tls = tls ? tls_context_ref(tls) : NULL;
 }
 
 void master_link_start(MasterLink *l) {

@@ -52,6 +52,9 @@ MasterLink *master_link_free(MasterLink *l);
 DEFINE_CLEANUP(MasterLink, master_link_free);
 
 /* Connects if it has not yet. */
+/* Connections from now on speak TLS (NULL: plaintext). Referenced. */
+void master_link_set_tls(MasterLink *l, TlsContext *tls);
+
 void master_link_start(MasterLink *l);
 /* Disconnects and stays so. `down` is called if there was a welcome. */
 void master_link_stop(MasterLink *l, const char *why);

@@ -69,6 +69,7 @@ static int parse_uid_range(const ConfigItem *item, const char *name, const char 
 }
 
 #define FIELD(name) offsetof(ServerConfig, name)
+#define AGENT_PKI "/etc/clupy/pki"
 
 static const ConfigItem items[] = {
         { "master", CONFIG_SCALAR, parse_masters, FIELD(masters),
@@ -95,6 +96,11 @@ static const ConfigItem items[] = {
           "a number of processes and threads from 1 to 32768", .min = 1, .max = 32768 },
         { "task.tmp", CONFIG_SCALAR, config_parse_size, FIELD(task_tmp), "a size such as 512M, at least 1M",
           .min = MIB(1), .max = UINT64_C(1) << 50 },
+        { "insecure", CONFIG_SCALAR, config_parse_bool, FIELD(insecure), "true or false" },
+        { "tls.certificate", CONFIG_SCALAR, config_parse_path, FIELD(tls_certificate), "an absolute path" },
+        { "tls.key", CONFIG_SCALAR, config_parse_path, FIELD(tls_key), "an absolute path" },
+        { "tls.authority", CONFIG_SCALAR, config_parse_path, FIELD(tls_authority), "an absolute path" },
+        { "tls.revoked", CONFIG_SCALAR, config_parse_path, FIELD(tls_revoked), "an absolute path" },
         { "labels", CONFIG_MAP, config_parse_map, FIELD(labels), "names with values", .max = 64 },
 };
 
@@ -190,6 +196,24 @@ static int check(const ServerConfig *config, const char *subuid, char **ret_mess
         return check_subuid(config, subuid, ret_message);
 }
 
+/* The key comes from systemd, which reads it as root; started by hand it is where that would read it. */
+static int default_paths(ServerConfig *config) {
+        const char *directory = getenv("CREDENTIALS_DIRECTORY");
+
+        if (!config->tls_key)
+                config->tls_key = isempty(directory) ? strdup(AGENT_PKI "/agent.key")
+                                                     : strformat("%s/agent.key", directory);
+        if (!config->tls_certificate)
+                config->tls_certificate = strdup(AGENT_PKI "/agent.crt");
+        if (!config->tls_authority)
+                config->tls_authority = strdup(AGENT_PKI "/ca.crt");
+        if (!config->tls_revoked)
+                config->tls_revoked = strdup(AGENT_PKI "/ca.crl");
+        return config->tls_key && config->tls_certificate && config->tls_authority && config->tls_revoked
+                       ? 0
+                       : -ENOMEM;
+}
+
 int server_config_load(const ServerConfigSources *sources, ServerConfig *ret, char **ret_message) {
         static const ServerConfigSources none = { 0 };
         ServerConfig config = { .uid_start = UID_START_DEFAULT,
@@ -225,6 +249,9 @@ int server_config_load(const ServerConfigSources *sources, ServerConfig *ret, ch
         if (config.task_memory == 0)
                 config.task_memory = MIN((uint64_t) MIB(512), config.memory);
 
+        r = default_paths(&config);
+        if (r < 0)
+                goto fail;
         r = check(&config, sources->subuid ?: "/etc/subuid", &message);
         if (r < 0)
                 goto fail;
@@ -242,6 +269,10 @@ void server_config_done(ServerConfig *config) {
         config->masters = mfree(config->masters);
         config->n_masters = 0;
         config->name = mfree(config->name);
+        config->tls_certificate = mfree(config->tls_certificate);
+        config->tls_key = mfree(config->tls_key);
+        config->tls_authority = mfree(config->tls_authority);
+        config->tls_revoked = mfree(config->tls_revoked);
         config->labels = strv_free(config->labels);
         config->files = strv_free(config->files);
 }

@@ -41,6 +41,9 @@ typedef struct ServerConfig {
 
         char **labels; /* "name=value"; reserved */
 
+        bool insecure; /* the master is spoken to in plaintext */
+        char *tls_certificate, *tls_key, *tls_authority, *tls_revoked; /* paths */
+
         /* Not from the file: */
         char **files; /* that were read */
 } ServerConfig;

@@ -398,6 +398,10 @@ uint64_t tls_context_expires(const TlsContext *c) {
         return own == 0 || authority == 0 ? MAX(own, authority) : MIN(own, authority);
 }
 
+const ASN1_TIME *tls_context_not_after(const TlsContext *c) {
+        return c->material.certificate ? X509_get0_notAfter(c->material.certificate) : NULL;
+}
+
 /* Returns 1 when there is something to say. */
 static int warn_of_expiry(const X509 *certificate, const char *path, const char *remedy, uint64_t now,
                           char ***list) {

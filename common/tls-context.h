@@ -64,6 +64,8 @@ enum { TLS_EXPIRY_WARNING_DAYS = 30 };
 /* When our certificate or the authority's expires, whichever is first: CLOCK_REALTIME µs, 0 when there is
  * none. */
 uint64_t tls_context_expires(const TlsContext *c);
+/* The end of our own certificate, NULL without. */
+const ASN1_TIME *tls_context_not_after(const TlsContext *c);
 /* What somebody should see to: a certificate that has expired or will within TLS_EXPIRY_WARNING_DAYS, a
  * revocation list that should have been renewed, changed files that cannot be used. now: CLOCK_REALTIME µs.
  * Sentences are appended to *list. Returns their number, -ENOMEM. */

@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Queries over TCP: role "operator" of docs/protocol.md. */
+/* Queries over TCP, with TLS or without, and over the master's UNIX socket: role "operator" of
+ * docs/protocol.md. */
 #include <errno.h>
 #include <limits.h>
 #include <pwd.h>
 #include <stdlib.h>
+#include <sys/un.h>
 #include <systemd/sd-event.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "build-config.h"
+#include "client-config.h"
 #include "connection.h"
 #include "json-util.h"
 #include "parse-util.h"
@@ -19,6 +22,8 @@ typedef struct TcpTransport {
         Transport transport;
         sd_event *event;
         Connection *connection;
+        TlsContext *tls; /* NULL: plaintext */
+        bool known;      /* to the master without being told: by certificate or socket */
         uint64_t patience_usec;
 
         /* while connecting */
@@ -68,6 +73,7 @@ static bool tcp_wait(TcpTransport *c, const bool *flag, uint64_t patience_usec) 
 
 static void tcp_connected(Connection *connection, void *userdata) {
         _cleanup_(json_putp) json_object *hello = NULL;
+        const TcpTransport *c = userdata;
         json_object *range;
         char host[HOST_NAME_MAX + 1] = "";
         struct passwd *user = getpwuid(geteuid());
@@ -82,7 +88,7 @@ static void tcp_connected(Connection *connection, void *userdata) {
             json_add_string(hello, "software", CLUPY_VERSION) < 0 ||
             json_add_string(hello, "host", host) < 0 ||
             json_add_uint64(hello, "pid", (uint64_t) getpid()) < 0 ||
-            json_add_string(hello, "user", user ? user->pw_name : number) < 0)
+            (!c->known && json_add_string(hello, "user", user ? user->pw_name : number) < 0))
                 connection_close(connection, -ENOMEM, "out of memory");
         else
                 (void) connection_send(connection, FRAME_HELLO, hello, NULL, 0);
@@ -158,6 +164,7 @@ static void tcp_free(Transport *t) {
         TcpTransport *c = (TcpTransport *) t;
 
         tcp_drop(c);
+        tls_context_unref(c->tls);
         free(c->refused);
         free(c->refused_code);
         json_put(c->answer);
@@ -271,6 +278,19 @@ static void note_failure(char **tried, const char *where, const char *reason) {
         }
 }
 
+/* Of a connection that ended before the welcome. Returns -EKEYREJECTED when it is a matter of certificates,
+ * else -ENOTCONN. */
+static int note_end(TcpTransport *c, const char *where, char **tried) {
+        bool certificate = c->error == -EKEYREJECTED || c->error == -EKEYEXPIRED || c->error == -EKEYREVOKED;
+        bool tls = c->tls && !startswith(strempty(c->why), "No connection");
+
+        note_failure(tried, where,
+                     tls && !isempty(c->why) ? c->why
+                     : c->error < 0          ? strerror(-c->error)
+                                             : "the connection was closed");
+        return certificate ? -EKEYREJECTED : -ENOTCONN;
+}
+
 /* Returns 0, -ECONNREFUSED when a master was there and refused, another negative errno after a note in
  * tried. */
 static int tcp_try(TcpTransport *c, const Address *address, uint64_t until, char **tried) {
@@ -294,8 +314,9 @@ static int tcp_try(TcpTransport *c, const Address *address, uint64_t until, char
         }
         for (size_t i = 0; i < c->n_addresses; i++) {
                 tcp_drop(c);
-                r = connection_new_outgoing(c->event, (struct sockaddr *) &c->addresses[i].address,
-                                            c->addresses[i].size, &tcp_handlers, c, &c->connection);
+                r = connection_new_outgoing_tls(c->event, (struct sockaddr *) &c->addresses[i].address,
+                                                c->addresses[i].size, c->tls, address->host, &tcp_handlers,
+                                                c, &c->connection);
                 if (r < 0) {
                         note_failure(tried, where, strerror(-r));
                         continue;
@@ -309,25 +330,78 @@ static int tcp_try(TcpTransport *c, const Address *address, uint64_t until, char
                 } else if (c->refused)
                         return -ECONNREFUSED;
                 else {
-                        note_failure(tried, where,
-                                     c->error < 0 ? strerror(-c->error) : "the connection was closed");
-                        r = -ENOTCONN;
+                        r = note_end(c, where, tried);
+                        if (r == -EKEYREJECTED)
+                                break;
                 }
         }
         return r;
+}
+
+static int tcp_try_socket(TcpTransport *c, const char *path, uint64_t until, char **tried) {
+        struct sockaddr_un address = { .sun_family = AF_UNIX };
+        int r;
+
+        if (strlen(path) >= sizeof(address.sun_path)) {
+                note_failure(tried, path, strerror(ENAMETOOLONG));
+                return -ENAMETOOLONG;
+        }
+        memcpy(address.sun_path, path, strlen(path) + 1);
+        r = connection_new_outgoing(c->event, (struct sockaddr *) &address, sizeof(address), &tcp_handlers,
+                                    c, &c->connection);
+        if (r < 0) {
+                note_failure(tried, path, strerror(-r));
+                return r;
+        }
+        if (!tcp_wait(c, &c->welcome, until - MIN(until, now_usec()))) {
+                note_failure(tried, path, "no answer in time");
+                return -ETIMEDOUT;
+        }
+        if (c->welcome) {
+                free_and_strdup(&c->transport.peer, path);
+                return 0;
+        }
+        return c->refused ? -ECONNREFUSED : note_end(c, path, tried);
+}
+
+/* The files that say who we are, and who the master has to be. */
+static int tcp_load_tls(TcpTransport *c, QueryError *ret_error) {
+        _cleanup_(client_config_done) ClientConfig config = { 0 };
+        _cleanup_(freep) char *message = NULL;
+        TlsContextOptions options = { .side = TLS_CLIENT, .role = IDENTITY_USER };
+        int r;
+
+        r = client_config_load(&config, &message);
+        if (r >= 0 && config.insecure)
+                return 0;
+        if (r >= 0) {
+                options.paths = (TlsPaths){ .certificate = config.certificate,
+                                            .key = config.key,
+                                            .authority = config.authority };
+                r = tls_context_new(NULL, &options, NULL, NULL, &c->tls, &message);
+        }
+        if (r < 0)
+                return query_error_set(ret_error, CTL_FAILED, "configuration", "%s.",
+                                       message ?: strerror(-r));
+        c->known = true;
+        return 0;
 }
 
 int transport_tcp_open(const char *url, uint64_t patience_usec, Transport **ret, QueryError *ret_error) {
         _cleanup_(freep) Address *addresses = NULL;
         _cleanup_(freep) char *tried = NULL;
         _cleanup_(transport_freep) Transport *transport = NULL;
+        const char *plain = startswith(url, "clupy+insecure://"), *path = startswith(url, "unix:");
         TcpTransport *c;
         size_t n = 0;
+        int r;
 
-        if (parse_address_list(url, ADDRESS_DEFAULT_PORT, &addresses, &n) < 0)
+        if (path ? *path != '/' : parse_address_list(plain ?: url, ADDRESS_DEFAULT_PORT, &addresses, &n) < 0)
                 return query_error_set(
                         ret_error, CTL_USAGE, "usage",
-                        "'%s' is no address of a master: expected one such as clupy://host:7878.", url);
+                        "'%s' is no address of a master: expected one such as clupy://host:7878 "
+                        "or unix:/run/clupy/master.sock.",
+                        url);
         c = new0(TcpTransport);
         if (!c)
                 return query_error_set(ret_error, CTL_FAILED, "failed", "Out of memory.");
@@ -336,17 +410,27 @@ int transport_tcp_open(const char *url, uint64_t patience_usec, Transport **ret,
         c->patience_usec = patience_usec;
         if (sd_event_new(&c->event) < 0)
                 return query_error_set(ret_error, CTL_FAILED, "failed", "Out of memory.");
-        for (size_t i = 0; i < n; i++) {
-                int r = tcp_try(c, &addresses[i], now_usec() + patience_usec, &tried);
+        c->known = path;
+        if (!path && !plain && tcp_load_tls(c, ret_error) < 0)
+                return -1;
+        for (size_t i = 0; i < (path ? 1 : n); i++) {
+                char where[ADDRESS_STRING_SIZE];
 
+                if (path)
+                        r = tcp_try_socket(c, path, now_usec() + patience_usec, &tried);
+                else
+                        r = tcp_try(c, &addresses[i], now_usec() + patience_usec, &tried);
                 if (r >= 0) {
                         *ret = TAKE_PTR(transport);
                         return 0;
                 }
                 if (c->refused)
                         return query_error_set(ret_error, query_error_status(c->refused_code),
-                                               c->refused_code, "The master at %s:%u refuses: %s",
-                                               addresses[i].host, addresses[i].port, c->refused);
+                                               c->refused_code, "The master at %s refuses: %s",
+                                               path ?: address_to_string(&addresses[i], where), c->refused);
+                if (r == -EKEYREJECTED)
+                        return query_error_set(ret_error, CTL_NOT_ALLOWED, "not-allowed", "%s.",
+                                               strempty(tried));
                 tcp_drop(c);
         }
         return query_error_set(

@@ -4,8 +4,11 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "client-config.h"
+
+#define MASTER_SOCKET "/run/clupy/master.sock"
 
 void query_error_done(QueryError *e) {
         e->message = mfree(e->message);
@@ -50,7 +53,8 @@ CtlStatus query_error_status(const char *code) {
 }
 
 int transport_open(const char *master, uint64_t patience_usec, Transport **ret, QueryError *ret_error) {
-        _cleanup_(freep) char *configured = NULL, *message = NULL;
+        _cleanup_(client_config_done) ClientConfig config = { 0 };
+        _cleanup_(freep) char *message = NULL;
         int r;
 
         if (!master)
@@ -59,11 +63,14 @@ int transport_open(const char *master, uint64_t patience_usec, Transport **ret, 
                 return transport_tcp_open(master, patience_usec, ret, ret_error);
         if (transport_bus_has_master())
                 return transport_bus_open(patience_usec, ret, ret_error);
-        r = client_config_load(&configured, &message);
+        r = client_config_load(&config, &message);
         if (r < 0)
                 return query_error_set(ret_error, CTL_FAILED, "configuration", "%s",
                                        message ?: strerror(-r));
-        return transport_tcp_open(configured ?: "clupy://localhost:7878", patience_usec, ret, ret_error);
+        master = config.master;
+        if (!master)
+                master = access(MASTER_SOCKET, F_OK) == 0 ? "unix:" MASTER_SOCKET : "clupy://localhost:7878";
+        return transport_tcp_open(master, patience_usec, ret, ret_error);
 }
 
 Transport *transport_free(Transport *t) {

@@ -52,7 +52,7 @@ struct Transport {
 };
 
 /* master: a URL, or NULL: CLUPY_MASTER_URL, else D-Bus if a master is on it, else clupy.client.yaml, else
- * clupy://localhost:7878.
+ * the master's socket on this machine if there is one, else clupy://localhost:7878.
  * patience_usec bounds the making of the connection, and how long an answer may take. Returns 0, or -1 and
  * the error. */
 int transport_open(const char *master, uint64_t patience_usec, Transport **ret, QueryError *ret_error);
@@ -73,4 +73,6 @@ int transport_stream(Transport *t, const char *verb, json_object *args, Transpor
 int transport_bus_open(uint64_t patience_usec, Transport **ret, QueryError *ret_error);
 /* Whether a master is on the system bus of this machine. */
 bool transport_bus_has_master(void);
+/* url: clupy://host[:port][,…] with TLS, unless clupy.client.yaml says `insecure: true`; clupy+insecure://…;
+ * unix:/path. */
 int transport_tcp_open(const char *url, uint64_t patience_usec, Transport **ret, QueryError *ret_error);

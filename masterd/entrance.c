@@ -75,8 +75,10 @@ static int listeners_extend(Entrance *e) {
         return 0;
 }
 
-static ListenerOptions listener_options(const Manager *m) {
-        return (ListenerOptions){ .handlers = &PEER_HANDLERS,
+/* tls: NULL for plaintext. */
+static ListenerOptions listener_options(const Manager *m, TlsContext *tls) {
+        return (ListenerOptions){ .tls = tls,
+                                  .handlers = &PEER_HANDLERS,
                                   .connections_max = MANAGER_PEERS_MAX,
                                   .gate = m->entrance.gate,
                                   .hello_timeout = m->config->hello_timeout,
@@ -84,7 +86,8 @@ static ListenerOptions listener_options(const Manager *m) {
 }
 
 static int listen_on(Manager *m, const char *text) {
-        const ListenerOptions options = listener_options(m);
+        const ListenerOptions options =
+                listener_options(m, master_config_is_insecure(m->config, text) ? NULL : m->tls.context);
         struct sockaddr_storage storage;
         Entrance *e = &m->entrance;
         Address address;
@@ -122,7 +125,7 @@ static bool is_abandoned(const struct sockaddr_un *address) {
 }
 
 static int listen_on_path(Manager *m, const char *path) {
-        const ListenerOptions options = listener_options(m);
+        const ListenerOptions options = listener_options(m, NULL);
         struct sockaddr_un address = { .sun_family = AF_UNIX };
         Entrance *e = &m->entrance;
         int r;
@@ -149,7 +152,7 @@ static int listen_on_path(Manager *m, const char *path) {
 
 /* What systemd listens on for us. Returns how many there were, -errno. */
 static int take_sockets(Manager *m) {
-        const ListenerOptions options = listener_options(m);
+        const ListenerOptions options = listener_options(m, NULL);
         Entrance *e = &m->entrance;
         int n = sd_listen_fds(true), r;
 

@@ -56,6 +56,9 @@ int main(int argc, char *argv[]) {
                 return log_error_errno(r, "Cannot set up the manager") < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
         TAKE_PTR(config);
         manager->daemon = daemon;
+        r = master_tls_open(manager);
+        if (r < 0)
+                return EX_CONFIG;
         r = manager_start(manager);
         if (r < 0)
                 return EXIT_FAILURE;

@@ -102,6 +102,7 @@ Manager *manager_free(Manager *m) {
         sd_event_source_disable_unref(m->detached_work);
         sd_event_source_disable_unref(m->notify_timer);
         entrance_done(&m->entrance);
+        master_tls_done(&m->tls);
         state_store_close(m->store);
         master_config_free(m->config);
         sd_event_unref(m->event);
@@ -282,7 +283,7 @@ static void notify(Manager *m) {
         running = m->n_state[TASK_RUNNING] + m->n_state[TASK_STARTING] + m->n_state[TASK_FROZEN];
         daemon_status(m->daemon, "%u of %u nodes ready, %" PRIu64 " running, %" PRIu64 " queued%s", ready, n,
                       running, m->n_state[TASK_QUEUED] + m->n_state[TASK_WAITING],
-                      m->config->insecure ? "; INSECURE: open to the network" : "");
+                      m->config->insecure ? "; INSECURE: open without authentication" : "");
 }
 
 static int on_notify(sd_event_source *source, uint64_t usec, void *userdata) {
@@ -461,8 +462,7 @@ int manager_start(Manager *m) {
         r = entrance_open(m);
         if (r < 0)
                 return r;
-        for (char **s = m->config->warnings; s && *s; s++)
-                log_warning("Insecure: %s", *s);
+        master_tls_warn(m);
         r = master_bus_new(m, &m->bus);
         if (r < 0)
                 log_notice_errno(r, "No system bus: going on without D-Bus");

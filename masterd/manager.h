@@ -11,6 +11,7 @@
 #include "hashmap.h"
 #include "list.h"
 #include "log-tail.h"
+#include "master-tls.h"
 #include "master-config.h"
 #include "memory-util.h"
 #include "prioq.h"
@@ -40,6 +41,7 @@ struct Manager {
         bool stopping;
 
         Entrance entrance;
+        MasterTls tls;
         ListLink peers;
         size_t n_peers;
         unsigned n_clients;

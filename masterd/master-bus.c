@@ -356,7 +356,7 @@ static int get_insecure(sd_bus *bus, const char *path, const char *interface, co
                         sd_bus_message *reply, void *userdata, sd_bus_error *ret_error) {
         Manager *m = userdata;
 
-        return sd_bus_message_append(reply, "b", m->config->insecure);
+        return sd_bus_message_append(reply, "b", m->config->insecure != NULL);
 }
 
 static int get_listen(sd_bus *bus, const char *path, const char *interface, const char *property,

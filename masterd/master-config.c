@@ -13,6 +13,7 @@
 
 #define FIELD(name) offsetof(MasterConfig, name)
 #define MASTER_PKI "/etc/clupy/pki"
+#define MASTER_PKI "/etc/clupy/pki"
 
 static const ConfigName log_levels[] = {
         { "error", LOG_ERR },   { "warning", LOG_WARNING }, { "notice", LOG_NOTICE },
@@ -22,7 +23,12 @@ static const ConfigName log_levels[] = {
 static const ConfigItem items[] = {
         { "listen", CONFIG_LIST, config_parse_strv, FIELD(listen),
           "a list of numeric addresses such as 127.0.0.1:7878 or [::]:7878", .max = 64 },
-        { "insecure", CONFIG_SCALAR, config_parse_bool, FIELD(insecure), "true or false" },
+        { "insecure", CONFIG_LIST, config_parse_strv, FIELD(insecure),
+          "a list of addresses that are in 'listen' too, such as 127.0.0.1:7878", .max = 64 },
+        { "tls.certificate", CONFIG_SCALAR, config_parse_path, FIELD(tls_certificate), "an absolute path" },
+        { "tls.key", CONFIG_SCALAR, config_parse_path, FIELD(tls_key), "an absolute path" },
+        { "tls.authority", CONFIG_SCALAR, config_parse_path, FIELD(tls_authority), "an absolute path" },
+        { "tls.revoked", CONFIG_SCALAR, config_parse_path, FIELD(tls_revoked), "an absolute path" },
         { "socket", CONFIG_SCALAR, config_parse_path, FIELD(socket), "an absolute path" },
         { "state_directory", CONFIG_SCALAR, config_parse_path, FIELD(state_directory), "an absolute path" },
         { "lease", CONFIG_SCALAR, config_parse_duration, FIELD(lease),
@@ -74,6 +80,11 @@ MasterConfig *master_config_free(MasterConfig *config) {
         if (!config)
                 return NULL;
         strv_free(config->listen);
+        strv_free(config->insecure);
+        free(config->tls_certificate);
+        free(config->tls_key);
+        free(config->tls_authority);
+        free(config->tls_revoked);
         strv_free(config->policies);
         strv_free(config->warnings);
         free(config->socket);
@@ -111,7 +122,59 @@ int master_config_new(MasterConfig **ret) {
         return 0;
 }
 
+static bool address_equal(const char *left, const char *right) {
+        Address l, r;
+
+        return parse_address(left, ADDRESS_DEFAULT_PORT, &l) >= 0 &&
+               parse_address(right, ADDRESS_DEFAULT_PORT, &r) >= 0 && streq(l.host, r.host) &&
+               l.port == r.port;
+}
+
+static bool list_has_address(char *const *list, const char *address) {
+        for (; list && *list; list++)
+                if (address_equal(*list, address))
+                        return true;
+        return false;
+}
+
+bool master_config_is_insecure(const MasterConfig *config, const char *address) {
+        return list_has_address(config->insecure, address);
+}
+
+bool master_config_needs_tls(const MasterConfig *config) {
+        for (char **s = config->listen; *s; s++)
+                if (!master_config_is_insecure(config, *s))
+                        return true;
+        return false;
+}
+
+/* An address without TLS is warned of; one that is nowhere listened on is a mistake, and a dangerous one: it
+ * was meant for another. */
+static int check_insecure(MasterConfig *config, const char *text, char **ret_message) {
+        _cleanup_(freep) char *warning = NULL;
+        struct sockaddr_storage storage;
+        Address address;
+        socklen_t size;
+
+        if (!list_has_address(config->listen, text)) {
+                *ret_message = strformat("key 'insecure': expected addresses that are in 'listen' too, got '%s'",
+                                         text);
+                return -EINVAL;
+        }
+        if (parse_address(text, ADDRESS_DEFAULT_PORT, &address) < 0 ||
+            sockaddr_from_numeric(address.host, address.port, &storage, &size) < 0)
+                return -EINVAL;
+        warning = strformat("%s is open to %s without authentication: whoever reaches it can run code on the "
+                            "cluster, in anybody's name",
+                            text,
+                            sockaddr_is_loopback((struct sockaddr *) &storage) ? "everybody on this machine"
+                                                                               : "the network");
+        return warning ? strv_extend(&config->warnings, warning) : -ENOMEM;
+}
+
 static int check_listen(MasterConfig *config, char **ret_message) {
+        int r;
+
         for (char **s = config->listen; *s; s++) {
                 struct sockaddr_storage storage;
                 socklen_t size;
@@ -124,36 +187,43 @@ static int check_listen(MasterConfig *config, char **ret_message) {
                                                  *s);
                         return -EINVAL;
                 }
-                if (sockaddr_is_loopback((struct sockaddr *) &storage))
-                        continue;
-                if (!config->insecure) {
-                        *ret_message = strformat(
-                                "key 'listen': '%s' is open to the network, and whoever reaches it can run "
-                                "code on "
-                                "the cluster: listen on 127.0.0.1 or [::1], or say 'insecure: true'",
-                                *s);
-                        return -EINVAL;
-                }
-                _cleanup_(freep) char *warning = strformat(
-                        "%s is open to the network without authentication: whoever reaches it can run "
-                        "code on the cluster",
-                        *s);
-                if (!warning || strv_extend(&config->warnings, warning) < 0)
-                        return -ENOMEM;
+        }
+        for (char **s = config->insecure; s && *s; s++) {
+                r = check_insecure(config, *s, ret_message);
+                if (r < 0)
+                        return r;
         }
         return 0;
 }
 
+/* The key comes from systemd, which reads it as root; started by hand it is where that would read it. */
+static int default_key(char **key) {
+        const char *directory = getenv("CREDENTIALS_DIRECTORY");
+
+        if (*key)
+                return 0;
+        *key = isempty(directory) ? strdup(MASTER_PKI "/master.key") : strformat("%s/master.key", directory);
+        return *key ? 0 : -ENOMEM;
+}
+
+static int default_path(char **path, const char *value) {
+        return *path ? 0 : free_and_strdup(path, value);
+}
+
 int master_config_finish(MasterConfig *config, char **ret_message) {
-        static const char *const closed[] = { "127.0.0.1:7878", "[::1]:7878" };
-        static const char *const open[] = { "0.0.0.0:7878", "[::]:7878" };
+        static const char *const loopback[] = { "127.0.0.1:7878", "[::1]:7878" };
         int r;
 
         *ret_message = NULL;
         if (strv_length(config->listen) == 0)
                 for (size_t i = 0; i < 2; i++)
-                        if (strv_extend(&config->listen, config->insecure ? open[i] : closed[i]) < 0)
+                        if (strv_extend(&config->listen, loopback[i]) < 0)
                                 return -ENOMEM;
+        if (default_key(&config->tls_key) < 0 ||
+            default_path(&config->tls_certificate, MASTER_PKI "/master.crt") < 0 ||
+            default_path(&config->tls_authority, MASTER_PKI "/ca.crt") < 0 ||
+            default_path(&config->tls_revoked, MASTER_PKI "/ca.crl") < 0)
+                return -ENOMEM;
         r = check_listen(config, ret_message);
         if (r < 0)
                 return r;

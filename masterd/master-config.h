@@ -11,7 +11,8 @@
 /* clupy.master.yaml. Durations in µs, sizes in bytes. */
 struct MasterConfig {
         char **listen; /* numeric addresses with ports */
-        bool insecure;
+        char **insecure; /* those of them that speak plaintext */
+        char *tls_certificate, *tls_key, *tls_authority, *tls_revoked; /* paths */
         char *socket; /* path of the UNIX socket when systemd hands none over; NULL: none */
         char *state_directory;
         uint64_t lease, lease_margin;
@@ -42,6 +43,11 @@ DEFINE_CLEANUP(MasterConfig, master_config_free);
  * folder and explicit_path, and checks what one key alone cannot show. Returns 0, a negative errno with a
  * message for the user. */
 int master_config_load(const char *explicit_path, MasterConfig **ret, char **ret_message);
+
+/* Whether an address of `listen`, as it stands there, speaks plaintext. */
+bool master_config_is_insecure(const MasterConfig *config, const char *address);
+/* Any of them does not: certificates are needed. */
+bool master_config_needs_tls(const MasterConfig *config);
 
 /* The checks behind the files: addresses against `insecure`, defaults that depend on others. */
 int master_config_finish(MasterConfig *config, char **ret_message);

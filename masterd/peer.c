@@ -125,6 +125,8 @@ static void on_closed(Connection *c, int error, const char *why, void *userdata)
 
         if (peer->node)
                 log_notice("Node %s (%s): connection closed: %s", peer->node->name, connection_peer(c), why);
+        else if (master_tls_is_refusal(error) && peer->role == PEER_UNKNOWN)
+                master_tls_refused(peer->manager, c, why);
         else if (error < 0)
                 /* Of strangers there may be thousands: they are counted. */
                 log_full(peer->role == PEER_UNKNOWN ? LOG_DEBUG : LOG_INFO, "Connection of %s closed: %s",
@@ -246,10 +248,49 @@ static void send_welcome(Peer *peer, bool session_kept) {
         (void) json_add_uint64(json, "heartbeat_ms", 1000);
         (void) json_add_uint64(json, "lease_ms", config->lease / USEC_PER_MSEC);
         (void) json_add_uint64(json, "task_window", config->task_window);
-        (void) json_add_bool(json, "insecure", config->insecure);
+        (void) json_add_bool(json, "insecure", !peer->local && !connection_is_secure(peer->connection));
         (void) connection_send(peer->connection, FRAME_WELCOME, json, NULL, 0);
         connection_established(peer->connection);
         manager_notify(peer->manager);
+}
+
+/* Who the certificate says it is; with it a role. Where there is none it was no TLS, or nobody. Returns false
+ * when the peer was refused. */
+static bool check_certificate(Peer *peer, PeerRole role, json_object *json) {
+        const Identity *identity = connection_identity(peer->connection);
+        _cleanup_(freep) char *message = NULL;
+        const char *name;
+
+        if (!connection_is_secure(peer->connection))
+                return true;
+        if (!identity) {
+                peer_refuse_not_allowed(peer, NULL,
+                                        "This master takes nobody without a certificate: have an administrator "
+                                        "make one with 'clupyctl pki issue'");
+                return false;
+        }
+        if (role == PEER_AGENT) {
+                if (json_get_string(json, "name", 64, &name) < 0)
+                        name = "";
+                if (identity->role == IDENTITY_AGENT && streq(identity->name, name))
+                        return true;
+                message = identity->role == IDENTITY_AGENT
+                                  ? strformat("The certificate is that of node %s: no other can be served with it",
+                                              identity->name)
+                                  : strformat("The certificate is that of %s: a node needs one of the role agent",
+                                              IDENTITY_STRING(identity));
+        } else if (identity->role == IDENTITY_USER || identity->role == IDENTITY_ADMIN) {
+                if (free_and_strdup(&peer->owner, identity->name) < 0) {
+                        peer_close(peer, -ENOMEM, NULL);
+                        return false;
+                }
+                peer->admin = identity->role == IDENTITY_ADMIN;
+                return true;
+        } else
+                message = strformat("The certificate is that of %s: calls need one of the role user or admin",
+                                    IDENTITY_STRING(identity));
+        peer_refuse_not_allowed(peer, IDENTITY_STRING(identity), strempty(message));
+        return false;
 }
 
 /* Whose calls these are. The hello may leave it out where the transport knows, and may say nothing else
@@ -434,7 +475,7 @@ static int peer_hello(Peer *peer, const Frame *frame) {
                 peer_refuse(peer, "bad-hello", "The hello has no role of client, agent or operator", NULL);
                 return 0;
         }
-        if (!check_protocol(peer, frame->json))
+        if (!check_protocol(peer, frame->json) || !check_certificate(peer, role, frame->json))
                 return 0;
         switch (role) {
         case PEER_CLIENT:

@@ -201,6 +201,7 @@ static void add_strangers(Query *q) {
 static QueryError query_status(Query *q) {
         Manager *m = q->m;
         _cleanup_(strv_freep) char **warnings = NULL;
+        _cleanup_(strv_freep) char **warnings = NULL;
         json_object *list, *tasks;
         uint64_t until = 0;
         bool recovering = !list_is_empty(&m->waiting) && recovery_is_pending(m, &until);
@@ -208,10 +209,11 @@ static QueryError query_status(Query *q) {
         (void) json_add_string(q->result, "version", CLUPY_VERSION);
         (void) json_add_uint64(q->result, "epoch", m->epoch);
         add_time(q->result, "started_at", m->started_at);
-        (void) json_add_bool(q->result, "insecure", m->config->insecure);
+        (void) json_add_bool(q->result, "insecure", m->config->insecure != NULL);
         if (json_add_new_array(q->result, "warnings", &list) < 0)
                 return QUERY_FAILED;
-        for (char **s = m->config->warnings; s && *s; s++)
+        (void) master_tls_warnings(m, &warnings);
+        for (char **s = warnings; s && *s; s++)
                 (void) json_append_string(list, *s);
         (void) json_add_string(q->result, "python", CLUPY_PYTHON_VERSION);
         if (json_add_new_array(q->result, "listen", &list) < 0)

@@ -42,9 +42,9 @@ def configuration(role: str, memory: int) -> dict[str, str]:
     """CluPy's own configuration on a node: file name below /etc/clupy and text. memory is the node's share of the
     host's, in bytes."""
     if role == "master":
-        return {"clupy.master.yaml": 'listen: ["0.0.0.0:7878"]\ninsecure: true\n'}
+        return {"clupy.master.yaml": 'listen: ["0.0.0.0:7878"]\ninsecure: ["0.0.0.0:7878"]\n'}
     if role == "agent":
-        return {"clupy.server.yaml": f"master: {MASTER_URL}\nmemory: {memory}\n"}
+        return {"clupy.server.yaml": f"master: {MASTER_URL}\ninsecure: true\nmemory: {memory}\n"}
     return {}
 
 

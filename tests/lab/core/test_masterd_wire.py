@@ -805,7 +805,7 @@ def test_status_and_lists(master: Master) -> None:
     agent.started([task])
     status = operator.query("status")
     assert status["nodes"] == {"ready": 1, "suspect": 0, "lost": 0, "drained": 0}
-    assert status["tasks"]["queued"] == 2 and status["clients"] == 1 and status["insecure"] is False
+    assert status["tasks"]["queued"] == 2 and status["clients"] == 1 and status["insecure"] is True
     assert status["listen"] == [f"127.0.0.1:{master.port}"]
     rows = operator.query("tasks", owner="alice", limit=2)
     assert rows["total"] == 3 and len(rows["tasks"]) == 2 and rows["tasks"][0]["name"] == "primes"
@@ -918,12 +918,12 @@ def test_progress(master: Master) -> None:
 # Configuration
 
 
-def test_open_address_needs_insecure(program: Path, tmp_path: Path) -> None:
+def test_plaintext_is_for_addresses_that_are_listed(program: Path, tmp_path: Path) -> None:
     config = tmp_path / "master.yaml"
-    config.write_text('listen: ["0.0.0.0:0"]\n')
-    done = subprocess.run([program, "--config", config, "--check-config"], capture_output=True, text=True)
-    assert done.returncode == 78 and "insecure: true" in done.stderr
     config.write_text('listen: ["0.0.0.0:0"]\ninsecure: true\n')
+    done = subprocess.run([program, "--config", config, "--check-config"], capture_output=True, text=True)
+    assert done.returncode == 78 and "addresses that are in 'listen' too" in done.stderr
+    config.write_text('listen: ["0.0.0.0:0"]\ninsecure: ["0.0.0.0:0"]\n')
     done = subprocess.run([program, "--config", config, "--check-config"], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout == f"{config}: ok\n"
     config.write_text("lease: soon\n")

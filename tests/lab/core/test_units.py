@@ -117,12 +117,12 @@ def test_check_config_names_file_line_and_what_was_expected(lab: Lab, program: s
 
 def test_open_addresses_need_a_word(lab: Lab) -> None:
     node = lab.node("agent1")
-    node.write("/tmp/open.yaml", "listen: ['0.0.0.0:7878']\n")
+    node.write("/tmp/open.yaml", "listen: ['0.0.0.0:7878']\ninsecure: true\n")
     command = [f"{PROGRAMS}/clupy-masterd", "--check-config", "--config", "/tmp/open.yaml"]
     done = node.run(command, check=False)
     assert done.returncode == 78
-    assert "insecure: true" in done.stderr
-    node.write("/tmp/open.yaml", "listen: ['0.0.0.0:7878']\ninsecure: true\n")
+    assert "expected addresses that are in 'listen' too, got 'true'" in done.stderr
+    node.write("/tmp/open.yaml", "listen: ['0.0.0.0:7878']\ninsecure: ['0.0.0.0:7878']\n")
     assert node.run(command).stdout.strip().endswith(": ok")
     warnings = json.loads(clupyctl(lab, "status", "--json"))["warnings"]
     assert any("without authentication" in warning for warning in warnings)

@@ -101,7 +101,7 @@ static pid_t master_start(char url[static 64]) {
         assert_ok(sd_event_new(&event));
         assert_ok(listener_new(event, (struct sockaddr *) &address, sizeof(address), &options, on_accept,
                                NULL, &listener));
-        snprintf(url, 64, "clupy://%s", listener_address(listener));
+        snprintf(url, 64, "clupy+insecure://%s", listener_address(listener));
         listener_free(listener);
         sd_event_unref(event);
         address.sin_port = htons((uint16_t) atoi(strrchr(url, ':') + 1));
@@ -157,7 +157,7 @@ static void test_queries(void **state) {
         pid_t pid = master_start(url);
 
         assert_int_equal(transport_tcp_open(url, 5000000, &t, &e), 0);
-        assert_string_equal(t->peer, url + strlen("clupy://"));
+        assert_string_equal(t->peer, url + strlen("clupy+insecure://"));
         assert_int_equal(transport_query(t, "echo", args, &result, &e), 0);
         assert_true(json_object_equal(args, result));
 
@@ -209,12 +209,12 @@ static void test_nobody(void **state) {
         pid_t pid = master_start(url);
 
         /* The first of two is not there. */
-        snprintf(both, sizeof(both), "clupy://127.0.0.1:1,%s", url + strlen("clupy://"));
+        snprintf(both, sizeof(both), "clupy+insecure://127.0.0.1:1,%s", url + strlen("clupy+insecure://"));
         assert_int_equal(transport_tcp_open(both, 5000000, &t, &e), 0);
         master_stop(pid);
         t = transport_free(t);
 
-        assert_int_equal(transport_tcp_open("clupy://127.0.0.1:1", 5000000, &t, &e), -1);
+        assert_int_equal(transport_tcp_open("clupy+insecure://127.0.0.1:1", 5000000, &t, &e), -1);
         assert_int_equal(e.status, CTL_NO_MASTER);
         assert_non_null(strstr(e.message, "127.0.0.1:1"));
         assert_int_equal(transport_tcp_open("http://x", 5000000, &t, &e), -1);
@@ -233,7 +233,7 @@ static void test_silence(void **state) {
 
         assert_true(fd >= 0 && bind(fd, (struct sockaddr *) &address, sizeof(address)) >= 0 &&
                     listen(fd, 8) >= 0 && getsockname(fd, (struct sockaddr *) &address, &size) >= 0);
-        snprintf(url, sizeof(url), "127.0.0.1:%u", ntohs(address.sin_port));
+        snprintf(url, sizeof(url), "clupy+insecure://127.0.0.1:%u", ntohs(address.sin_port));
         assert_int_equal(transport_tcp_open(url, 300000, &t, &e), -1);
         assert_int_equal(e.status, CTL_NO_MASTER);
         assert_non_null(strstr(e.message, "no answer in time"));

@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -39,14 +40,40 @@ static void test_insecure(void **state) {
         _cleanup_(master_config_freep) MasterConfig *config = NULL;
         _cleanup_(freep) char *message = NULL;
 
-        assert_int_equal(load("insecure: true\n", &config, &message), 0);
-        assert_string_equal(config->listen[0], "0.0.0.0:7878");
+        assert_int_equal(load("listen: [\"0.0.0.0:7878\", 127.0.0.1:1, \"[::1]:1\"]\n"
+                              "insecure: [\"0.0.0.0\", \"[::1]:1\"]\n",
+                              &config, &message),
+                         0);
         assert_int_equal(strv_length(config->warnings), 2);
+        assert_non_null(strstr(config->warnings[0], "0.0.0.0 is open to the network"));
+        assert_non_null(strstr(config->warnings[1], "[::1]:1 is open to everybody on this machine"));
+        assert_true(master_config_is_insecure(config, "0.0.0.0:7878"));
+        assert_false(master_config_is_insecure(config, "127.0.0.1:1"));
+        assert_true(master_config_needs_tls(config));
+}
+
+static void test_tls(void **state) {
+        _cleanup_(master_config_freep) MasterConfig *plain = NULL, *config = NULL;
+        _cleanup_(freep) char *message = NULL;
+
+        assert_int_equal(load("listen: 127.0.0.1:1\ninsecure: 127.0.0.1:1\n", &plain, &message), 0);
+        assert_false(master_config_needs_tls(plain));
+        assert_int_equal(setenv("CREDENTIALS_DIRECTORY", "/run/credentials/x", 1), 0);
+        assert_int_equal(load("tls: {certificate: /a/b.crt}\n", &config, &message), 0);
+        assert_int_equal(unsetenv("CREDENTIALS_DIRECTORY"), 0);
+        assert_true(master_config_needs_tls(config));
+        assert_string_equal(config->tls_certificate, "/a/b.crt");
+        assert_string_equal(config->tls_key, "/run/credentials/x/master.key");
+        assert_string_equal(config->tls_authority, "/etc/clupy/pki/ca.crt");
+        assert_string_equal(config->tls_revoked, "/etc/clupy/pki/ca.crl");
+        assert_string_equal(plain->tls_key, "/etc/clupy/pki/master.key");
 }
 
 static void test_errors(void **state) {
         static const char *const cases[][2] = {
-                { "listen: [0.0.0.0]\n", "insecure: true" },
+                { "insecure: true\n", "addresses that are in 'listen' too, got 'true'" },
+                { "listen: [\"0.0.0.0:1\"]\ninsecure: [\"0.0.0.0:2\"]\n", "got '0.0.0.0:2'" },
+                { "tls: {key: master.key}\n", "tls.key" },
                 { "listen: [somewhere]\n", "numeric address" },
                 { "lease: 1s\n", "lease" },
                 { "leese: 15s\n", "did you mean" },
@@ -66,7 +93,7 @@ static void test_errors(void **state) {
 }
 
 int main(void) {
-        const struct CMUnitTest tests[] = { cmocka_unit_test(test_defaults), cmocka_unit_test(test_insecure),
+        const struct CMUnitTest tests[] = { cmocka_unit_test(test_defaults), cmocka_unit_test(test_insecure), cmocka_unit_test(test_tls),
                                             cmocka_unit_test(test_errors) };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
