@@ -54,7 +54,7 @@ class Authority:
         (folder / "openssl.cnf").write_text(_CONFIG.format(folder=folder))
         (folder / "index.txt").write_text("")
         self._key(folder / "ca.key")
-        self._openssl("req", "-new", "-x509", "-config", "openssl.cnf", "-extensions", "ca_extensions", "-days", "30",
+        self._openssl("req", "-new", "-x509", "-config", "openssl.cnf", "-extensions", "ca_extensions", "-days", "365",
                       "-key", "ca.key", "-out", "ca.crt")
 
     def _openssl(self, *arguments: str) -> None:
@@ -66,7 +66,7 @@ class Authority:
         path.chmod(0o600)
 
     def issue(self, file: str, names: Sequence[str], usage: str = "clientAuth", begin: float = -DAY,
-              end: float = 30 * DAY, key: Optional[Path] = None) -> Pair:
+              end: float = 100 * DAY, key: Optional[Path] = None) -> Pair:
         """names: as openssl has them, "URI:clupy:user:alice", "DNS:host". begin, end: seconds from now."""
         made = Pair(self.folder / f"{file}.crt", key or self.folder / f"{file}.key")
         if key is None:
@@ -83,11 +83,11 @@ class Authority:
         return made
 
     def server(self, file: str = "master", names: Sequence[str] = ("DNS:localhost", "IP:127.0.0.1"),
-               uri: str = "clupy:master", begin: float = -DAY, end: float = 30 * DAY) -> Pair:
+               uri: str = "clupy:master", begin: float = -DAY, end: float = 100 * DAY) -> Pair:
         """A master's."""
         return self.issue(file, [f"URI:{uri}", *names], "serverAuth, clientAuth", begin, end)
 
-    def user(self, name: str = "alice", begin: float = -DAY, end: float = 30 * DAY, file: str = "",
+    def user(self, name: str = "alice", begin: float = -DAY, end: float = 100 * DAY, file: str = "",
              key: Optional[Path] = None) -> Pair:
         """A user's."""
         return self.issue(file or name, [f"URI:clupy:user:{name}"], "clientAuth", begin, end, key)

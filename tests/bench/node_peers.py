@@ -49,7 +49,7 @@ def process_pool(calls: int, one_by_one: int) -> dict[str, Any]:
 
 def dask(calls: int, one_by_one: int) -> dict[str, Any]:
     """Dask distributed with two worker processes."""
-    import distributed
+    import distributed  # type: ignore[import-not-found, unused-ignore]
 
     with distributed.Client(n_workers=2, threads_per_worker=1, dashboard_address=None, processes=True) as client:
         figures = measure(
@@ -61,7 +61,7 @@ def dask(calls: int, one_by_one: int) -> dict[str, Any]:
 def ray(calls: int, one_by_one: int) -> dict[str, Any]:
     """Ray with two CPUs, without dashboard and usage statistics."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    import ray as peer
+    import ray as peer  # type: ignore[import-not-found, unused-ignore]
 
     peer.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     remote = peer.remote(nothing)
@@ -72,7 +72,7 @@ def ray(calls: int, one_by_one: int) -> dict[str, Any]:
 
 def ipyparallel(calls: int, one_by_one: int) -> dict[str, Any]:
     """ipyparallel with two engines, load-balanced."""
-    import ipyparallel as peer
+    import ipyparallel as peer  # type: ignore[import-not-found, unused-ignore]
 
     with peer.Cluster(n=2, log_level=40) as client:
         view = client.load_balanced_view()

@@ -102,13 +102,22 @@ def _headers() -> None:
         raise LabError("no SPDX line in: " + ", ".join(missing))
 
 
-def _mypy(packages: list[str]) -> None:
+def _mypy(packages: list[str], path: str = "tests:python") -> None:
     arguments = [str(dependencies.test_python()), "-m", "mypy", "--strict", "--no-error-summary",
                  "--cache-dir", str(paths.build_directory() / "mypy")]
     result = subprocess.run([*arguments, *packages], capture_output=True, text=True, check=False, cwd=paths.SOURCE,
-                            env={**os.environ, "MYPYPATH": "tests:python"})
+                            env={**os.environ, "MYPYPATH": path})
     if result.returncode != 0:
         raise LabError(f"mypy --strict {' '.join(packages)}:\n{result.stdout}{result.stderr}")
+
+
+def _mypy_bench() -> None:
+    # This one runs in a node as a program, beside a module that the others have as one of the package.
+    program = "tests/bench/node_clupy.py"
+    _mypy([program], "tests/bench:python")
+    _mypy(["--explicit-package-bases", *(str(path.relative_to(paths.SOURCE)) for path in
+                                         sorted((paths.SOURCE / "tests/bench").glob("*.py"))
+                                         if path.name != Path(program).name)], "python:.")
 
 
 def _errors(text: str) -> str:
@@ -180,6 +189,9 @@ def run() -> list[Outcome]:
     checks = {"clang-format": _format, "shellcheck": _shellcheck, "SPDX lines": _headers,
               "mypy --strict, the lab": lambda: _mypy(["tests/labtool", "tests/mutants"]),
               "mypy --strict, the package": lambda: _mypy(["python/clupy"]),
+              "mypy --strict, the package's tests": lambda: _mypy(["tests/python"]),
+              "mypy --strict, the lab's tests": lambda: _mypy(["tests/lab"], "tests:python:tests/lab"),
+              "mypy --strict, the benchmarks": _mypy_bench,
               "warnings and -fanalyzer": _warnings, "clang-tidy": _tidy}
     return [outcome for name, function in checks.items()
             for outcome in announce([check(f"lint: {name}", function)])]

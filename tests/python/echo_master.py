@@ -6,6 +6,7 @@ import json
 import socket
 import struct
 import sys
+from typing import Any, Dict
 
 HEADER = struct.Struct("<4sBBHIHHQ")
 
@@ -20,7 +21,7 @@ def exactly(sock: socket.socket, size: int) -> bytes:
     return bytes(data)
 
 
-def frame(kind: int, message: dict, payload: bytes = b"") -> bytes:
+def frame(kind: int, message: Dict[str, Any], payload: bytes = b"") -> bytes:
     text = json.dumps(message).encode()
     sizes = struct.pack("<I", len(payload)) if payload else b""
     return HEADER.pack(b"CLPY", 1, kind, 0, len(text), bool(payload), 0, len(payload)) + sizes + text + payload

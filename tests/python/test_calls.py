@@ -13,7 +13,7 @@ import sys
 import textwrap
 import threading
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Iterator, Tuple
 
 import clupy
 import pytest
@@ -24,7 +24,7 @@ OFFSET = 100
 TABLE = {"a": 1}
 
 
-def plain(a: int, b: int = 2, *rest: int, c: int = 3, **more: int) -> tuple:
+def plain(a: int, b: int = 2, *rest: int, c: int = 3, **more: int) -> Tuple[Any, ...]:
     return a, b, rest, c, more
 
 
@@ -170,7 +170,7 @@ def local_modules(tmp_path: Path) -> Iterator[Any]:
     (tmp_path / "localpackage/inner.py").write_text("from . import deeper\ndef deep(x): return deeper.most(x) * 1000\n")
     (tmp_path / "localpackage/deeper.py").write_text("def most(x): return x + 1\n")
     sys.path.insert(0, str(tmp_path))
-    import localhelper
+    import localhelper  # type: ignore[import-not-found]
     yield localhelper
     sys.path.remove(str(tmp_path))
     for name in [name for name in sys.modules if name.startswith("local") and name != "locale"]:
@@ -309,7 +309,7 @@ class Vector:
     def __init__(self, data: Any) -> None:
         self.data = memoryview(data)
 
-    def __reduce_ex__(self, protocol: int) -> Any:
+    def __reduce_ex__(self, protocol: Any) -> Any:
         return Vector, (pickle.PickleBuffer(self.data),)
 
 
@@ -348,7 +348,7 @@ def test_decorator_forms(client: clupy.Client) -> None:
     @client.parallel
     def first(x: int) -> int:
         "doc"
-        return x if x == 0 else first(x - 1)  # in the task, the plain function
+        return x if x == 0 else first(x - 1)  # type: ignore[return-value]  # in the task, the plain function
 
     @client.parallel(cpus=2, name="second one")
     def second(x: int) -> int:
@@ -361,10 +361,10 @@ def test_decorator_forms(client: clupy.Client) -> None:
         def fit(self, x: int) -> int:
             return self.factor * x
 
-    assert first(3).result(20) == 0 and first.__doc__ == "doc" and first.__name__ == "first"
+    assert first(3).result(20) == 0 and first.__doc__ == "doc" and getattr(first, "__name__") == "first"  # noqa: B009
     assert second(3).result(20) == 5
     assert Model().fit(5).result(20) == 15
-    assert client.parallel(second, cpus=1)(1).result(20) == 3
+    assert client.parallel(second, cpus=1)(1).result(20) == 3  # type: ignore[comparison-overlap]
 
 
 def test_options_on_the_wire(client: clupy.Client, master: FakeMaster) -> None:
@@ -412,7 +412,7 @@ def test_wrong_options(options: Any, kind: type, words: str) -> None:
         with pytest.raises(kind, match=words):
             form()
     with pytest.raises(TypeError, match="function"):
-        clupy.parallel(5)
+        clupy.parallel(5)  # type: ignore[call-overload]
 
 
 def test_jobs(client: clupy.Client, master: FakeMaster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -455,7 +455,7 @@ def test_generators_of_modules_by_name(client: clupy.Client) -> None:
     ours = random.random()
     random.seed(3)
     try:
-        assert client.parallel(lambda: draw.__self__ is sys.modules[name]._inst)().result(20)
+        assert client.parallel(lambda: draw.__self__ is sys.modules[name]._inst)().result(20)  # type: ignore[attr-defined]
         assert client.parallel(random.random)().result(20) != ours
         assert client.parallel(random.Random(3).random)().result(20) == ours
     finally:

@@ -424,7 +424,7 @@ def test_units() -> None:
 
 
 def test_frames_in_any_pieces() -> None:
-    frames = [(33, {"a": "ä"}, [b"x" * 10, b"", b"y" * (256 << 10)]), (34, {}, []), (81, {"stream": 1}, [b"z"] * 5)]
+    frames: List[Any] = [(33, {"a": "ä"}, [b"x" * 10, b"", b"y" * (256 << 10)]), (34, {}, []), (81, {"stream": 1}, [b"z"] * 5)]
     data = b"".join(bytes(part) for frame in frames for part in _frame.encode(*frame))
     for step in (1000, 70001, len(data)):
         decoder, found = _frame.Decoder(), []

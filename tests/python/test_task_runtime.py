@@ -14,8 +14,9 @@ import struct
 import sys
 import threading
 import time
+from typing import Any, Callable, Optional, Tuple
 
-import cloudpickle
+import cloudpickle  # type: ignore[import-untyped, unused-ignore]
 import numpy
 import pytest
 from clupy import _current, _payload, _task
@@ -25,12 +26,13 @@ ID = "0123456789abcdef" * 2
 
 
 class Outcome:
-    def __init__(self, status, kind, value, retry, detail, messages, out):
+    def __init__(self, status: Any, kind: Any, value: Any, retry: Any, detail: Any, messages: Any, out: Any) -> None:
         self.status, self.kind, self.value, self.retry, self.detail = status, kind, value, retry, detail
         self.messages, self.out = messages, out
 
 
-def run(function, *args, retry_on=(), cpus=1, rehearse=True, before=None, code=None, **kwargs):
+def run(function: Any, *args: Any, retry_on: Tuple[Any, ...] = (), cpus: int = 1, rehearse: bool = True,
+        before: Optional[Callable[[], Any]] = None, code: Optional[bytes] = None, **kwargs: Any) -> Outcome:
     """As clupy-zygote's child runs it."""
     ours, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     code_fd = _payload.to_memfd([code or cloudpickle.dumps(function, protocol=5)], "code")
@@ -85,20 +87,20 @@ def run(function, *args, retry_on=(), cpus=1, rehearse=True, before=None, code=N
                    messages, out)
 
 
-def value_of(function, *args, **kwargs):
+def value_of(function: Any, *args: Any, **kwargs: Any) -> Any:
     outcome = run(function, *args, **kwargs)
     assert outcome.kind == _task.VALUE, (outcome.kind, outcome.value, outcome.detail, outcome.out)
     return outcome.value
 
 
-def test_value():
+def test_value() -> None:
     assert value_of(lambda a, b=2: a * b, 21) == 42
     assert value_of(lambda a, b=2: a * b, 21, b=3) == 63
     assert value_of(lambda: None) is None
 
 
-def test_large_argument_is_writable():
-    def change(array):
+def test_large_argument_is_writable() -> None:
+    def change(array: Any) -> Any:
         array[0] = 5
         return array
 
@@ -106,16 +108,16 @@ def test_large_argument_is_writable():
     assert returned[0] == 5 and returned.nbytes == 8 << 20
 
 
-def test_coroutine_function():
-    async def wait(x):
+def test_coroutine_function() -> None:
+    async def wait(x: Any) -> Any:
         await asyncio.sleep(0.001)
         return x + 1
 
     assert value_of(wait, 1) == 2
 
 
-def test_global_counter_is_one_in_every_call():
-    def count():
+def test_global_counter_is_one_in_every_call() -> None:
+    def count() -> Any:
         global COUNTER
         COUNTER += 1
         return COUNTER
@@ -125,9 +127,9 @@ def test_global_counter_is_one_in_every_call():
     assert [value_of(None, code=code) for _ in range(3)] == [1, 1, 1]
 
 
-def test_exception():
-    def outer(x):
-        def inner():
+def test_exception() -> None:
+    def outer(x: Any) -> Any:
+        def inner() -> Any:
             raise ValueError("no ä")
         inner()
 
@@ -141,16 +143,16 @@ def test_exception():
     assert "in outer" in text and "in inner" in text and "_task.py" not in text and not outcome.retry
 
 
-def test_exception_in_a_coroutine_shows_the_users_frames_only():
-    async def fail():
+def test_exception_in_a_coroutine_shows_the_users_frames_only() -> None:
+    async def fail() -> Any:
         raise KeyError("k")
 
     text = run(fail).value["traceback"]
     assert "in fail" in text and "asyncio" not in text and "_task.py" not in text
 
 
-def test_chained_exceptions():
-    def fail():
+def test_chained_exceptions() -> None:
+    def fail() -> Any:
         try:
             raise KeyError("first")
         except KeyError as error:
@@ -160,10 +162,10 @@ def test_chained_exceptions():
     assert text.index("first") < text.index("direct cause") < text.index("second")
 
 
-def test_exception_that_cannot_be_pickled():
-    def fail():
+def test_exception_that_cannot_be_pickled() -> None:
+    def fail() -> Any:
         error = RuntimeError("has a lock")
-        error.lock = threading.Lock()
+        error.lock = threading.Lock()  # type: ignore[attr-defined]
         raise error
 
     content = run(fail).value
@@ -171,38 +173,38 @@ def test_exception_that_cannot_be_pickled():
     assert content["message"] == "has a lock" and "in fail" in content["traceback"]
 
 
-def test_exception_without_text():
+def test_exception_without_text() -> None:
     class Odd(Exception):
-        def __str__(self):
+        def __str__(self) -> Any:
             raise RuntimeError
 
-    def fail():
+    def fail() -> Any:
         raise Odd
 
     assert run(fail).value["message"] == "<" + Odd.__qualname__ + " without text>"
 
 
-def test_keyboard_interrupt_is_an_exception():
-    def interrupt():
+def test_keyboard_interrupt_is_an_exception() -> None:
+    def interrupt() -> Any:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(5)
 
     assert run(interrupt).value["type"] == "builtins.KeyboardInterrupt"
 
 
-def test_endless_recursion():
-    def recurse(n):
+def test_endless_recursion() -> None:
+    def recurse(n: Any) -> Any:
         return recurse(n + 1)
 
     content = run(recurse, 0).value
     assert content["type"] == "builtins.RecursionError" and len(content["traceback"]) < 10000
 
 
-def test_retry_on():
+def test_retry_on() -> None:
     class Mine(OSError):
         pass
 
-    def fail(kind):
+    def fail(kind: Any) -> Any:
         raise kind("again")
 
     assert run(fail, ConnectionError, retry_on=(OSError,)).retry == 1
@@ -211,8 +213,8 @@ def test_retry_on():
 
 
 @pytest.mark.parametrize(("code", "status"), [(None, 0), (3, 3), (256 + 7, 7), ("words", 1)])
-def test_exit(code, status):
-    def leave():
+def test_exit(code: Any, status: Any) -> None:
+    def leave() -> Any:
         print("before")
         sys.exit(code)
 
@@ -221,8 +223,8 @@ def test_exit(code, status):
     assert outcome.out == "before\n" + ("words\n" if code == "words" else "")
 
 
-def test_lines_are_out_before_the_process_ends():
-    def die():
+def test_lines_are_out_before_the_process_ends() -> None:
+    def die() -> Any:
         print("last words")
         os._exit(9)
 
@@ -230,41 +232,41 @@ def test_lines_are_out_before_the_process_ends():
     assert outcome.status == 9 and outcome.out == "last words\n"
 
 
-def test_result_that_cannot_be_pickled():
+def test_result_that_cannot_be_pickled() -> None:
     outcome = run(lambda: {"x": threading.Lock()})
     assert outcome.kind == _task.UNPICKLABLE and outcome.value is None and outcome.detail == "_thread.lock"
     assert run(lambda: open(os.devnull)).detail.startswith("_io.TextIOWrapper (an open file")
     assert len(run(lambda: type("N" * 500, (), {"__reduce__": lambda s: 1 / 0})()).detail.encode()) <= 127
 
 
-def test_a_function_that_cannot_be_loaded():
+def test_a_function_that_cannot_be_loaded() -> None:
     class Missing:
-        def __reduce__(self):
+        def __reduce__(self) -> Any:
             return __import__, ("no_such_module",)
 
     content = run(None, code=pickle.dumps(Missing())).value
     assert content["type"] == "builtins.ModuleNotFoundError" and "no_such_module" in content["message"]
 
 
-def test_arguments_that_are_none():
+def test_arguments_that_are_none() -> None:
     outcome = run(lambda: 1, code=b"junk")
     assert outcome.kind == _task.EXCEPTION
 
 
-def test_random_numbers_differ():
+def test_random_numbers_differ() -> None:
     random.seed(1)
     numpy.random.seed(1)
     values = {value_of(lambda: (random.random(), float(numpy.random.rand()))) for _ in range(20)}
     assert len({a for a, _ in values}) == 20 and len({b for _, b in values}) == 20
 
 
-def test_thread_limits():
+def test_thread_limits() -> None:
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
     assert value_of(lambda: [os.environ[n] for n in names], cpus=3) == ["3"] * 4
 
 
-def test_current():
-    def who():
+def test_current() -> None:
+    def who() -> Any:
         import clupy._current
         return clupy._current.current()
 
@@ -274,14 +276,14 @@ def test_current():
     assert _current.current() is None
 
 
-def parsed(message):
+def parsed(message: Any) -> Any:
     op, _, done, total, note = struct.unpack("@IIdd128s", message)
     assert op == 8
     return done, total, note.split(b"\0")[0].decode()
 
 
-def test_progress_is_limited_and_the_last_one_arrives():
-    def work():
+def test_progress_is_limited_and_the_last_one_arrives() -> None:
+    def work() -> Any:
         from clupy._current import progress
         for i in range(1000):
             progress(i, 1000, f"step {i}\nä" + "é" * 100)
@@ -294,12 +296,12 @@ def test_progress_is_limited_and_the_last_one_arrives():
     assert parsed(outcome.messages[-1]) == (1000, 0, "")
 
 
-def test_progress_never_raises():
-    def work():
+def test_progress_never_raises() -> None:
+    def work() -> Any:
         from clupy._current import progress
         progress(float("nan"))
-        progress("x")
-        progress(1, object(), object())
+        progress("x")  # type: ignore[arg-type]
+        progress(1, object(), object())  # type: ignore[arg-type]
         for _ in range(20000):
             progress(1)
 
@@ -308,8 +310,8 @@ def test_progress_never_raises():
     assert run(lambda: None).messages == []
 
 
-def test_progress_does_not_wait_for_its_reader():
-    def work():
+def test_progress_does_not_wait_for_its_reader() -> None:
+    def work() -> Any:
         import clupy._current
         clupy._current._INTERVAL = 0
         for i in range(100000):
@@ -319,8 +321,8 @@ def test_progress_does_not_wait_for_its_reader():
     assert value_of(work) is True
 
 
-def test_broken_pipes_raise():
-    def write():
+def test_broken_pipes_raise() -> None:
+    def write() -> Any:
         reader, writer = os.pipe()
         os.close(reader)
         try:
@@ -331,8 +333,8 @@ def test_broken_pipes_raise():
     assert value_of(write) == "raised"
 
 
-def test_the_function_finds_no_descriptors_of_ours():
-    def listed():
+def test_the_function_finds_no_descriptors_of_ours() -> None:
+    def listed() -> Any:
         import glob
         return [os.readlink(name) for name in glob.glob("/proc/self/fd/*") if os.path.lexists(name)]
 
@@ -340,8 +342,8 @@ def test_the_function_finds_no_descriptors_of_ours():
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_forked_child_that_returns_has_no_result(fails):
-    def split():
+def test_a_forked_child_that_returns_has_no_result(fails: Any) -> None:
+    def split() -> Any:
         pid = os.fork()
         if pid == 0:
             if fails:
@@ -352,5 +354,78 @@ def test_a_forked_child_that_returns_has_no_result(fails):
     assert value_of(split) == int(fails)
 
 
-def test_without_rehearsal():
+def test_without_rehearsal() -> None:
     assert value_of(lambda: 1, rehearse=False) == 1
+
+
+# What a failure for want of room comes from. The files here are the host's: that they are full is only said.
+
+
+def _no_room(path: str, cause: bool = False) -> None:
+    import errno
+    raise OSError(errno.ENOSPC, "No space left on device", path)
+
+
+def _wrapped() -> None:
+    try:
+        _no_room("/tmp/work/x")
+    except OSError:
+        raise RuntimeError("cannot save the model")
+
+
+def _wrapped_from() -> None:
+    try:
+        _no_room("/dev/shm/x")
+    except OSError as error:
+        raise RuntimeError("cannot save the model") from error
+
+
+def _hidden() -> None:
+    try:
+        _no_room("/tmp/x")
+    except OSError:
+        raise RuntimeError("cannot save the model") from None
+
+
+def _handled() -> str:
+    try:
+        _no_room("/tmp/x")
+    except OSError as error:
+        return f"caught {error.errno}"
+    return ""
+
+
+def _written(path: str) -> None:
+    """As a write fails: without a name."""
+    import errno
+    import tempfile
+    with tempfile.TemporaryDirectory() as folder, open(path.replace("FOLDER", folder), "wb") as file:
+        if not file.closed:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def _dev_full() -> None:
+    with open("/dev/full", "wb", buffering=0) as file:
+        file.write(b"x")
+
+
+def _other_error() -> None:
+    raise FileNotFoundError(2, "No such file", "/tmp/x")
+
+
+@pytest.mark.parametrize(("function", "arguments", "kind", "place"), [
+    (_no_room, ("/tmp/work/x",), _task.DISK, "/tmp"), (_no_room, ("/dev/shm/x",), _task.DISK, "/dev/shm"),
+    (_no_room, ("/tmpx/x",), _task.EXCEPTION, ""), (_no_room, ("/dev/full",), _task.EXCEPTION, ""),
+    (_no_room, (b"/tmp/x",), _task.DISK, "/tmp"),
+    (_wrapped, (), _task.DISK, "/tmp"), (_wrapped_from, (), _task.DISK, "/dev/shm"), (_hidden, (), _task.EXCEPTION, ""),
+    (_handled, (), _task.VALUE, ""), (_written, ("FOLDER/x",), _task.DISK, "/tmp"), (_dev_full, (), _task.EXCEPTION, ""),
+    (_other_error, (), _task.EXCEPTION, ""),
+])
+def test_want_of_room(function: Any, arguments: Any, kind: Any, place: Any) -> None:
+    outcome = run(function, *arguments)
+    assert (outcome.kind, outcome.detail) == (kind, place)
+
+
+def test_want_of_room_is_run_again_for() -> None:
+    assert run(_no_room, "/tmp/x", retry_on=(OSError,)).retry == 1
+    assert run(_no_room, "/tmp/x").retry == 0

@@ -256,7 +256,7 @@ def test_no_files_are_needed_where_there_is_no_master(monkeypatch: pytest.Monkey
 
 def test_names(certificates: Certificates) -> None:
     certificate = _x509.read_certificate("a comment\n" + certificates.alice.certificate.read_text())
-    assert certificate.names == ("clupy:user:alice",) and (certificate.not_after - certificate.not_before).days == 31
+    assert certificate.names == ("clupy:user:alice",) and (certificate.not_after - certificate.not_before).days == 101
     assert _x509.read_certificate(certificates.authority.certificate.read_text()).names == ()
     data = ssl.PEM_cert_to_DER_cert(certificates.alice.certificate.read_text())
     for _ in range(2000):
