@@ -75,10 +75,15 @@ def test_callbacks_fire_once(client: clupy.Client, master: FakeMaster, value: An
 def test_callbacks_run_on_one_thread_in_order(client: clupy.Client) -> None:
     threads, order, done = set(), [], []
     futures = []
+
+    def ran(x: Any) -> None:
+        threads.add(threading.current_thread().name)
+        order.append(x)
+
     for n in range(50):
         future = client.parallel(same)(n)
-        future.add_done_callback(lambda f: done.append(f.id))
-        future.succeed(lambda x: (threads.add(threading.current_thread().name), order.append(x)))
+        future.add_done_callback(lambda f: done.append(f.id))  # type: ignore[attr-defined]
+        future.succeed(ran)
         futures.append(future)
     assert clupy.wait_all(futures, time_out=30)
     assert sorted(order) == list(range(50)) and done == [futures[n].id for n in order]
@@ -175,7 +180,7 @@ def test_what_is_known_of_a_call(client: clupy.Client, master: FakeMaster) -> No
     assert usage.unknown["read_bytes"] and dict(usage)["memory_peak"] == 3
 
 
-OUTCOMES = [
+OUTCOMES: List[Any] = [
     ({"kind": "memory", "limit": 512 << 20, "peak": 513 << 20}, clupy.MemoryLimitError,
      r"same went over its memory limit of 512M \(peak 513M\) on fake1 \(unit fake.scope\); .*memory=\"1G\""),
     ({"kind": "exit", "status": 3}, clupy.ExitError, "exit status 3"),
