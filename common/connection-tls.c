@@ -23,6 +23,7 @@ struct TlsLink {
         bool broken;       /* OpenSSL must not be asked any more */
         bool write_broken; /* nor for writing; what came in before may still be read */
         bool socket_empty; /* the last read got less than it asked for */
+        bool at_end;       /* the socket is */
         bool starved;      /* the last read took all that OpenSSL had */
         bool plaintext;    /* the peer speaks our protocol, but without TLS */
         bool ended;        /* `end` is to be returned by the next read */
@@ -65,6 +66,7 @@ static int bio_read(BIO *bio, char *buffer, int size) {
         }
         l->received += (uint64_t) n;
         l->socket_empty = n > 0 && n < size;
+        l->at_end = n == 0;
         return (int) n;
 }
 
@@ -86,7 +88,16 @@ static int bio_write(BIO *bio, const char *data, int size) {
 }
 
 static long bio_control(BIO *bio, int command, long number, void *pointer) {
-        return command == BIO_CTRL_FLUSH ? 1 : 0;
+        const TlsLink *l = BIO_get_data(bio);
+
+        switch (command) {
+        case BIO_CTRL_FLUSH:
+                return 1;
+        case BIO_CTRL_EOF:
+                return l->at_end;
+        default:
+                return 0;
+        }
 }
 
 /* Made once, never freed: as OpenSSL's own. */

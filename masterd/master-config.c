@@ -13,7 +13,6 @@
 
 #define FIELD(name) offsetof(MasterConfig, name)
 #define MASTER_PKI "/etc/clupy/pki"
-#define MASTER_PKI "/etc/clupy/pki"
 
 static const ConfigName log_levels[] = {
         { "error", LOG_ERR },   { "warning", LOG_WARNING }, { "notice", LOG_NOTICE },

@@ -201,7 +201,6 @@ static void add_strangers(Query *q) {
 static QueryError query_status(Query *q) {
         Manager *m = q->m;
         _cleanup_(strv_freep) char **warnings = NULL;
-        _cleanup_(strv_freep) char **warnings = NULL;
         json_object *list, *tasks;
         uint64_t until = 0;
         bool recovering = !list_is_empty(&m->waiting) && recovery_is_pending(m, &until);

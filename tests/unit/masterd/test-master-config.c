@@ -93,8 +93,8 @@ static void test_errors(void **state) {
 }
 
 int main(void) {
-        const struct CMUnitTest tests[] = { cmocka_unit_test(test_defaults), cmocka_unit_test(test_insecure), cmocka_unit_test(test_tls),
-                                            cmocka_unit_test(test_errors) };
+        const struct CMUnitTest tests[] = { cmocka_unit_test(test_defaults), cmocka_unit_test(test_insecure),
+                                            cmocka_unit_test(test_tls), cmocka_unit_test(test_errors) };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
 }
