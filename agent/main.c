@@ -7,9 +7,20 @@
 #include "agent-tls.h"
 #include "agent.h"
 #include "daemon.h"
+#include "join.h"
 #include "launcher/launcher-protocol.h"
 #include "log.h"
 #include "server-config.h"
+
+static int parse_join(const char *argument, void *userdata) {
+        *(const char **) userdata = argument;
+        return isempty(argument) ? -EINVAL : 0;
+}
+
+static const DaemonOption options[] = {
+        { "join", "MASTER", "Make this machine a node of that master's cluster, with a token, and exit",
+          parse_join },
+};
 
 static const DaemonProgram program = {
         .name = "clupy-agent",
@@ -17,6 +28,8 @@ static const DaemonProgram program = {
                 "Runs a node of a CluPy cluster: connects it to the master and has its launcher run tasks.",
         .manual = "clupy-agent(8)",
         .config_name = SERVER_CONFIG_NAME,
+        .options = options,
+        .n_options = ELEMENTSOF(options),
 };
 
 static void on_reload(Daemon *d, void *userdata) {
@@ -71,10 +84,11 @@ int main(int argc, char *argv[]) {
         _cleanup_(agent_tls_freep) AgentTls *tls = NULL;
         _cleanup_(agent_freep) Agent *agent = NULL;
         _cleanup_(freep) char *message = NULL;
+        const char *join = NULL;
         DaemonArguments arguments;
         int r;
 
-        r = daemon_parse_arguments(&program, argc, argv, NULL, &arguments);
+        r = daemon_parse_arguments(&program, argc, argv, &join, &arguments);
         if (r != DAEMON_GO_ON)
                 return r;
         r = server_config_load(&(ServerConfigSources){ .explicit_path = arguments.config }, &config,
@@ -88,6 +102,8 @@ int main(int argc, char *argv[]) {
         }
         if (arguments.check_config)
                 return print_checked(&config);
+        if (join)
+                return agent_join(&config, join);
 
         raise_descriptors();
         r = daemon_new(&program, &handlers, NULL, &daemon);

@@ -115,6 +115,7 @@ Peer *peer_free(Peer *peer) {
         hashmap_free(peer->asked);
         hashmap_free(peer->owned);
         hashmap_free(peer->follows);
+        join_request_free(peer->join);
         free(peer->owner);
         free(peer->user);
         return mfree(peer);
@@ -464,6 +465,8 @@ static int peer_hello(Peer *peer, const Frame *frame) {
         const char *role_name;
         PeerRole role;
 
+        if (frame->type == FRAME_JOIN || frame->type == FRAME_RENEW)
+                return join_frame(peer, frame);
         if (frame->type != FRAME_HELLO || !frame->json)
                 return -EPROTO;
         if (peer->manager->stopping) {

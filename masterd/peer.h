@@ -7,6 +7,7 @@
 
 #include "connection.h"
 #include "hashmap.h"
+#include "join.h"
 #include "list.h"
 #include "memory-util.h"
 #include "types.h"
@@ -36,6 +37,7 @@ struct Peer {
         bool local;       /* came over the UNIX socket: no agent */
         uid_t uid;        /* then: of the user there */
         char *user;       /* client, operator: whose calls these are. The owner, else what the hello says. */
+        JoinRequest *join; /* of one who asks for a certificate */
         Session *session; /* a client's, until it is evicted or says goodbye */
         Node *node;       /* an agent's, likewise */
         ListLink link;
