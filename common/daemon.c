@@ -154,13 +154,21 @@ static int on_stop_signal(sd_event_source *source, const struct signalfd_siginfo
 static int on_reload_signal(sd_event_source *source, const struct signalfd_siginfo *info, void *userdata) {
         Daemon *d = userdata;
 
-        if (!d->handlers || !d->handlers->reload)
+        if (!d->handlers || (!d->handlers->reload && !d->handlers->reload_begin))
                 return 0;
         (void) sd_notifyf(false, "RELOADING=1\nMONOTONIC_USEC=%llu",
                           (unsigned long long) now_usec(CLOCK_MONOTONIC));
+        if (d->handlers->reload_begin) {
+                d->handlers->reload_begin(d, d->userdata);
+                return 0;
+        }
         d->handlers->reload(d, d->userdata);
-        (void) sd_notify(false, "READY=1");
+        daemon_reloaded(d);
         return 0;
+}
+
+void daemon_reloaded(Daemon *d) {
+        (void) sd_notify(false, "READY=1");
 }
 
 static int on_watchdog(sd_event_source *source, uint64_t usec, void *userdata) {

@@ -60,6 +60,9 @@ typedef struct DaemonHandlers {
         /* SIGHUP: read the configuration again. NULL: the signal is ignored. Logs what is wrong by itself.
          */
         void (*reload)(Daemon *d, void *userdata);
+        /* SIGHUP, for who needs longer or replaces itself: to call daemon_reloaded() in the end. Instead of
+         * reload. */
+        void (*reload_begin)(Daemon *d, void *userdata);
         /* Each half watchdog interval: whether the daemon is well; false withholds the keep-alive. NULL:
          * well while the loop turns. */
         bool (*healthy)(Daemon *d, void *userdata);
@@ -76,6 +79,8 @@ sd_event *daemon_event(const Daemon *d);
 
 /* READY=1 with a STATUS. To be called once the daemon serves; daemon_run() does it if nobody has. */
 void daemon_ready(Daemon *d, const char *status_format, ...) _printf_(2, 3);
+/* What reload_begin() has begun is done, or given up. */
+void daemon_reloaded(Daemon *d);
 /* STATUS=, one line a person can read. Sent only when it has changed. */
 void daemon_status(Daemon *d, const char *format, ...) _printf_(2, 3);
 /* Ends daemon_run() with that exit status. */

@@ -19,6 +19,7 @@
 #include "lease.h"
 #include "log.h"
 #include "request-check.h"
+#include "upgrade-record.h"
 #include "zygote.h"
 
 #define USER_NAME "clupy"
@@ -44,7 +45,7 @@ struct AgentLink {
         size_t n_queued;
 };
 
-static void drop_agent(AgentLink *link, const char *why) {
+void agent_link_drop(AgentLink *link, const char *why) {
         if (link->connection < 0)
                 return;
         log_info("Agent gone: %s; everything goes on", why);
@@ -57,6 +58,10 @@ static void drop_agent(AgentLink *link, const char *why) {
         }
         link->n_queued = 0;
         manager_status(link->manager);
+}
+
+bool agent_link_is_flushed(const AgentLink *link) {
+        return !link || link->n_queued == 0;
 }
 
 bool agent_link_is_connected(const AgentLink *link) {
@@ -76,7 +81,7 @@ static void enqueue(AgentLink *link, const LauncherEvent *event, int fd) {
         }
         if (!queued || (fd >= 0 && queued->fd < 0)) {
                 free(queued);
-                drop_agent(link, "it does not read what it is told");
+                agent_link_drop(link, "it does not read what it is told");
                 return;
         }
         list_append(&link->queue, &queued->queue);
@@ -91,7 +96,7 @@ void agent_link_send(AgentLink *link, const LauncherEvent *event, int fd) {
         if (r == -EAGAIN)
                 enqueue(link, event, fd);
         else if (r < 0)
-                drop_agent(link, strerrordesc_np(-r));
+                agent_link_drop(link, strerrordesc_np(-r));
 }
 
 static void flush(AgentLink *link) {
@@ -102,7 +107,7 @@ static void flush(AgentLink *link) {
                 if (r == -EAGAIN)
                         return;
                 if (r < 0) {
-                        drop_agent(link, strerrordesc_np(-r));
+                        agent_link_drop(link, strerrordesc_np(-r));
                         return;
                 }
                 list_remove(&queued->queue);
@@ -238,7 +243,8 @@ static bool take_request(AgentLink *link) {
                 return link->connection >= 0;
         }
         if (n < 0) {
-                drop_agent(link, n == -ECONNRESET ? "it closed the connection" : strerrordesc_np((int) -n));
+                agent_link_drop(link,
+                                n == -ECONNRESET ? "it closed the connection" : strerrordesc_np((int) -n));
                 return false;
         }
         int r = request_check(&request, (size_t) n, n_fds, &why);
@@ -272,6 +278,16 @@ static bool peer_is_allowed(const AgentLink *link, int fd) {
         return credentials.uid == 0 || credentials.uid == link->uid;
 }
 
+/* connection is the link's on success. */
+static int serve(AgentLink *link, int connection) {
+        int r = sd_event_add_io(link->manager->event, &link->on_request, connection, EPOLLIN, on_request,
+                                link);
+
+        if (r >= 0)
+                link->connection = connection;
+        return r;
+}
+
 static int on_connect(sd_event_source *source, int fd, uint32_t events, void *userdata) {
         AgentLink *link = userdata;
         _cleanup_(close_fdp) int connection = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
@@ -283,13 +299,12 @@ static int on_connect(sd_event_source *source, int fd, uint32_t events, void *us
                 log_warning("Refused a connection from another user");
                 return 0;
         }
-        drop_agent(link, "another one has connected");
+        agent_link_drop(link, "another one has connected");
         if (setsockopt(connection, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size)) < 0)
                 (void) setsockopt(connection, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
-        if (sd_event_add_io(link->manager->event, &link->on_request, connection, EPOLLIN, on_request, link) <
-            0)
+        if (serve(link, connection) < 0)
                 return 0;
-        link->connection = TAKE_FD(connection);
+        (void) TAKE_FD(connection);
         log_info("Agent connected");
         manager_status(link->manager);
         return 0;
@@ -316,7 +331,12 @@ static int make_listener(gid_t gid) {
         return TAKE_FD(fd);
 }
 
-int agent_link_new(Manager *manager, AgentLink **ret) {
+void agent_link_save(const AgentLink *link, ManagerRecord *record) {
+        record->listener = link->listener;
+        record->connection = link->connection >= 0 ? link->connection : UPGRADE_NONE;
+}
+
+int agent_link_new(Manager *manager, const ManagerRecord *state, AgentLink **ret) {
         _cleanup_(agent_link_freep) AgentLink *link = new0(AgentLink);
         gid_t gid = 0;
         int r;
@@ -332,12 +352,21 @@ int agent_link_new(Manager *manager, AgentLink **ret) {
                 gid = user->pw_gid;
         } else
                 log_warning("There is no user '%s': only root may connect", USER_NAME);
-        link->listener = make_listener(gid);
+        link->listener = state ? state->listener : make_listener(gid);
         if (link->listener < 0)
                 return link->listener;
         r = sd_event_add_io(manager->event, &link->on_connect, link->listener, EPOLLIN, on_connect, link);
         if (r < 0)
                 return r;
+        if (state && state->connection >= 0) {
+                /* One that speaks another version has to come again. */
+                if (state->protocol_version == LAUNCHER_PROTOCOL_VERSION)
+                        r = serve(link, state->connection);
+                else
+                        close_fd(state->connection);
+                if (r < 0)
+                        return r;
+        }
         *ret = TAKE_PTR(link);
         return 0;
 }

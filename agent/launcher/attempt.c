@@ -15,6 +15,7 @@
 #include "pair.h"
 #include "task-message.h"
 #include "time-util.h"
+#include "upgrade.h"
 #include "zygote.h"
 
 enum { TRIES_MAX = 2 };
@@ -314,7 +315,9 @@ static bool place(Attempt *attempt) {
         const uint64_t tmp_max = tmp_of(attempt);
         char description[192];
 
-        if (!zygote) { /* it waits for the room that another one leaves */
+        if (manager->upgrade)
+                return false; /* the next version begins it */
+        if (!zygote) {        /* it waits for the room that another one leaves */
                 int r = zygote_get(manager, &attempt->start.key, &attempt->zygote);
                 if (r < 0 && r != -EINPROGRESS && r != -EAGAIN)
                         attempt_end_unstarted(attempt, OUTCOME_INFRASTRUCTURE,
@@ -603,4 +606,26 @@ void attempt_refused(Attempt *attempt, int number, uint32_t architecture) {
         attempt->refused = true;
         attempt->refused_number = number;
         attempt->refused_architecture = architecture;
+}
+
+/* ---- after an upgrade */
+
+int attempt_resume(Attempt *attempt, uint64_t grace_until_usec, uint64_t result_until_usec) {
+        sd_event *event = attempt->manager->event;
+        int r;
+
+        make_key(attempt->key, attempt->task, attempt->number);
+        r = hashmap_put(attempt->manager->attempts, attempt->key, attempt);
+        if (r < 0 || (attempt->state != ATTEMPT_RUNNING && attempt->state != ATTEMPT_FROZEN))
+                return r;
+        r = upgrade_timer_restore(event, &attempt->grace_timer, grace_until_usec, on_grace_over, attempt);
+        if (r >= 0)
+                r = upgrade_timer_restore(event, &attempt->result_timer, result_until_usec, on_result_late,
+                                          attempt);
+        if (r >= 0)
+                r = arm_limit(attempt);
+        if (r >= 0 && attempt->start.cpu_time_max_usec > 0) /* the check finds out how long it can wait */
+                r = sd_event_add_time_relative(event, &attempt->cpu_timer, CLOCK_MONOTONIC, 0, 0,
+                                               on_cpu_check, attempt);
+        return r;
 }

@@ -76,6 +76,13 @@ void attempt_tell(Attempt *attempt, uint32_t flags);
 /* Begins pairs for attempts that wait, as far as there is room. */
 void attempts_advance(Manager *manager);
 
+/* For an upgrade; resume() puts a restored one into the table and sets its timers (CLOCK_MONOTONIC;
+ * USEC_INFINITY: none). Returns 0, -errno. */
+typedef struct AttemptRecord AttemptRecord;
+void attempt_save(const Attempt *attempt, AttemptRecord *record);
+int attempt_restore(Manager *manager, const AttemptRecord *record);
+int attempt_resume(Attempt *attempt, uint64_t grace_until_usec, uint64_t result_until_usec);
+
 /* From its pair. */
 void attempt_pair_ready(Attempt *attempt);
 void attempt_pair_failed(Attempt *attempt, const char *why, bool environment);

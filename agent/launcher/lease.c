@@ -23,6 +23,12 @@ static int on_orphaned(sd_event_source *source, uint64_t usec, void *userdata) {
         return 0;
 }
 
+static int wait_for_orphans(Manager *manager) {
+        return sd_event_add_time(manager->event, &manager->orphan_timer, CLOCK_BOOTTIME,
+                                 usec_add(manager->frozen_at_usec, manager->settings.orphan_timeout_usec), 0,
+                                 on_orphaned, manager);
+}
+
 static int on_lease_over(sd_event_source *source, uint64_t usec, void *userdata) {
         Manager *manager = userdata;
         Attempt *attempt;
@@ -37,9 +43,7 @@ static int on_lease_over(sd_event_source *source, uint64_t usec, void *userdata)
                         n++;
                 }
         log_warning("The lease has ended; froze %u tasks", n);
-        r = sd_event_add_time(manager->event, &manager->orphan_timer, CLOCK_BOOTTIME,
-                              usec_add(manager->frozen_at_usec, manager->settings.orphan_timeout_usec), 0,
-                              on_orphaned, manager);
+        r = wait_for_orphans(manager);
         if (r < 0)
                 log_error_errno(r, "Cannot wait for orphaned tasks");
         manager_status(manager);
@@ -83,4 +87,16 @@ void lease_set(Manager *manager, uint64_t until_usec) {
                                       10 * USEC_PER_MSEC, on_lease_over, manager);
         if (r < 0)
                 log_error_errno(r, "Cannot watch the lease");
+}
+
+int lease_restore(Manager *manager, uint64_t until_usec, bool frozen, uint64_t frozen_at_usec) {
+        manager->lease_until_usec = until_usec;
+        manager->frozen = frozen;
+        manager->frozen_at_usec = frozen_at_usec;
+        if (frozen)
+                return wait_for_orphans(manager);
+        if (until_usec == 0)
+                return 0;
+        return sd_event_add_time(manager->event, &manager->lease_timer, CLOCK_BOOTTIME, until_usec,
+                                 10 * USEC_PER_MSEC, on_lease_over, manager);
 }

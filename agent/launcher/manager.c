@@ -16,7 +16,6 @@
 
 #include "agent-link.h"
 #include "attempt.h"
-#include "bpf-list.h"
 #include "cgroup.h"
 #include "fd-util.h"
 #include "id.h"
@@ -27,6 +26,7 @@
 #include "sweep.h"
 #include "text-file.h"
 #include "time-util.h"
+#include "upgrade.h"
 #include "zygote.h"
 
 enum { FILES_MAX = 65536 };
@@ -71,6 +71,7 @@ int manager_new(Manager **ret) {
 Manager *manager_free(Manager *manager) {
         if (!manager)
                 return NULL;
+        upgrade_free(manager->upgrade);
         agent_link_free(manager->link);
         scope_bus_free(manager->bus);
         spawner_free(manager->spawner);
@@ -126,13 +127,50 @@ static int enter_namespaces(Manager *manager) {
         return manager->network_empty < 0 ? -errno : 0;
 }
 
-int manager_prepare(Manager *manager) {
+/* Uids and slots of what lives stay as they are until a restart. */
+static void keep_ranges(Manager *manager, const LauncherSettings *former) {
+        LauncherSettings *settings = &manager->settings;
+
+        if (settings->uid_start == former->uid_start && settings->uid_count == former->uid_count &&
+            settings->zygotes_max == former->zygotes_max)
+                return;
+        log_warning("Another uid_range is used only after a restart");
+        settings->uid_start = former->uid_start;
+        settings->uid_count = former->uid_count;
+        settings->zygotes_max = former->zygotes_max;
+}
+
+/* What a process does once, and its next versions inherit. */
+static int make_surroundings(Manager *manager) {
+        int r = count_filters(manager);
+
+        if (r < 0)
+                return log_error_errno(r,
+                                       "The kernel does not tell seccomp filters (5.9 or newer is needed)");
+        r = enter_namespaces(manager);
+        if (r < 0)
+                return log_error_errno(r, "Cannot make namespaces");
+        r = spawner_new(manager, &manager->spawner);
+        return r < 0 ? log_error_errno(r, "Cannot start clupy-sandbox") : 0;
+}
+
+static int take_surroundings(Manager *manager, const ManagerRecord *former) {
+        manager->base_filters = former->base_filters;
+        manager->network_empty = former->network_empty;
+        manager->network_host = former->network_host;
+        int r = spawner_restore(manager, former, &manager->spawner);
+        return r < 0 ? log_oom() : 0;
+}
+
+int manager_prepare(Manager *manager, const UpgradeState *state) {
         struct rlimit files;
         int r;
 
         if (geteuid() != 0)
                 return log_error_errno(-EPERM, "clupy-launcher has to run as root");
         take_settings(manager);
+        if (state)
+                keep_ranges(manager, &state->manager->settings);
         if (!cgroup_layout()->unified)
                 log_info("cgroup v1: CPU time, freezing and bytes are done by hand");
         manager->zygote_slots = newn0(Zygote *, manager->settings.zygotes_max);
@@ -148,16 +186,9 @@ int manager_prepare(Manager *manager) {
                 }
         }
         (void) umask(022);
-        r = count_filters(manager);
+        r = state ? take_surroundings(manager, state->manager) : make_surroundings(manager);
         if (r < 0)
-                return log_error_errno(r,
-                                       "The kernel does not tell seccomp filters (5.9 or newer is needed)");
-        r = enter_namespaces(manager);
-        if (r < 0)
-                return log_error_errno(r, "Cannot make namespaces");
-        r = spawner_new(manager, &manager->spawner);
-        if (r < 0)
-                return log_error_errno(r, "Cannot start clupy-sandbox");
+                return r;
         if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
                 return log_error_errno(-errno, "Cannot set no_new_privs");
         return 0;
@@ -167,12 +198,13 @@ static void on_connected(void *userdata) {
         manager_kick(userdata);
 }
 
-int manager_start(Manager *manager, Daemon *daemon) {
+int manager_start(Manager *manager, const UpgradeState *state, Daemon *daemon) {
+        const char *what;
         int r;
 
         manager->daemon = daemon;
         manager->event = sd_event_ref(daemon_event(daemon));
-        r = scope_bus_new(manager->event, on_connected, manager, &manager->bus);
+        r = scope_bus_new(manager->event, state != NULL, on_connected, manager, &manager->bus);
         if (r < 0)
                 return log_error_errno(r, "Cannot speak to systemd");
         r = cgroup_prepare();
@@ -181,16 +213,19 @@ int manager_start(Manager *manager, Daemon *daemon) {
         r = spawner_attach(manager->spawner);
         if (r < 0)
                 return log_error_errno(r, "Cannot watch clupy-sandbox");
+        r = state ? upgrade_restore(manager, state, &what) : 0;
+        if (r < 0)
+                return log_error_errno(r, "Cannot take over what was handed over: %s", what);
         r = sweep_start(manager);
         if (r < 0)
                 return log_error_errno(r, "Cannot end what an earlier launcher has left");
         r = manager_tick_start(manager);
         if (r < 0)
                 return log_error_errno(r, "Cannot set a timer");
-        r = agent_link_new(manager, &manager->link);
+        r = agent_link_new(manager, state ? state->manager : NULL, &manager->link);
         if (r < 0)
                 return log_error_errno(r, "Cannot listen on %s", LAUNCHER_SOCKET);
-        r = bpf_launcher_install();
+        r = upgrade_filter_install(state);
         if (r < 0)
                 return log_error_errno(r, "Cannot install the launcher's own seccomp filter");
         return 0;
@@ -300,8 +335,8 @@ static int on_tick(sd_event_source *source, uint64_t usec, void *userdata) {
 
         for (unsigned i = 0; i < PAIRS_MAX && manager->n_pairs > 0; i++) {
                 Pair *pair = manager->pairs[i];
-                if (pair && pair->state == PAIR_RUNNING && pair->attempt && !pair->attempt->described &&
-                    now > pair->attempt->started_usec + DESCRIBE_AFTER_USEC)
+                if (pair && !manager->upgrade && pair->state == PAIR_RUNNING && pair->attempt &&
+                    !pair->attempt->described && now > pair->attempt->started_usec + DESCRIBE_AFTER_USEC)
                         attempt_describe(pair->attempt);
         }
         sweep_strangers(manager);

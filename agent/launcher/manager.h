@@ -22,6 +22,8 @@ typedef struct Pair Pair;
 typedef struct Attempt Attempt;
 typedef struct AgentLink AgentLink;
 typedef struct Spawner Spawner;
+typedef struct Upgrade Upgrade;
+typedef struct UpgradeState UpgradeState;
 
 enum {
         PAIRS_MAX = 4096, /* sandboxes that exist at one time */
@@ -71,17 +73,18 @@ struct Manager {
         unsigned sweeps_left;
         sd_event_source *stop_timer;
         bool stopping;
+        Upgrade *upgrade; /* it is about to be replaced: nothing is begun */
 };
 
 int manager_new(Manager **ret);
 Manager *manager_free(Manager *manager);
 DEFINE_CLEANUP(Manager, manager_free);
 
-/* Before the event loop: namespaces, settings, the spawner, the launcher's own filter. Returns 0, -errno
- * (and has logged). */
-int manager_prepare(Manager *manager);
+/* Before the event loop: namespaces, settings, the spawner. state: what a former version has handed over, or
+ * NULL. Returns 0, -errno (and has logged). */
+int manager_prepare(Manager *manager, const UpgradeState *state);
 /* Connects, sweeps, listens. Returns 0, -errno (and has logged). */
-int manager_start(Manager *manager, Daemon *daemon);
+int manager_start(Manager *manager, const UpgradeState *state, Daemon *daemon);
 void manager_status(Manager *manager);
 /* Ends all attempts and zygotes and, once nothing is left of them or after a few seconds, the daemon. */
 void manager_stop(Manager *manager);

@@ -21,6 +21,7 @@
 #include "sweep.h"
 #include "text-file.h"
 #include "time-util.h"
+#include "upgrade.h"
 #include "zygote.h"
 
 #define START_TIMEOUT (30 * USEC_PER_SEC)
@@ -50,6 +51,13 @@ static bool is_starting(PairState state) {
         return state <= PAIR_JOINING;
 }
 
+static void ready_link(Pair *pair) {
+        list_append(&pair->zygote->ready, &pair->ready);
+        pair->ready_linked = true;
+        pair->zygote->n_ready++;
+        pair->manager->n_warm++;
+}
+
 static void ready_unlink(Pair *pair) {
         if (!pair->ready_linked)
                 return;
@@ -61,7 +69,6 @@ static void ready_unlink(Pair *pair) {
 
 /* Counts and lists follow the state here, and nowhere else. */
 static void pair_set_state(Pair *pair, PairState state) {
-        Manager *manager = pair->manager;
         Zygote *zygote = pair->zygote;
 
         if (pair->state == state)
@@ -76,12 +83,8 @@ static void pair_set_state(Pair *pair, PairState state) {
         }
         ready_unlink(pair);
         pair->state = state;
-        if (state == PAIR_READY && !pair->attempt) {
-                list_append(&zygote->ready, &pair->ready);
-                pair->ready_linked = true;
-                zygote->n_ready++;
-                manager->n_warm++;
-        }
+        if (state == PAIR_READY && !pair->attempt)
+                ready_link(pair);
 }
 
 static void pair_free(Pair *pair) {
@@ -761,10 +764,9 @@ static int on_linger(sd_event_source *source, uint64_t usec, void *userdata) {
         return 0;
 }
 
-int pair_linger_start(Manager *manager, Pair *pair) {
+static int linger_wait(Manager *manager, Pair *pair) {
         bool first = list_is_empty(&manager->lingering);
 
-        pair->line_ended = journal_stream_end_line(pair->journal) != -EAGAIN;
         list_append(&manager->lingering, &pair->lingering);
         if (!manager->linger_timer)
                 return sd_event_add_time_relative(manager->event, &manager->linger_timer, CLOCK_MONOTONIC,
@@ -773,4 +775,55 @@ int pair_linger_start(Manager *manager, Pair *pair) {
                 return 0;
         int r = sd_event_source_set_time_relative(manager->linger_timer, LINGER_TICK_USEC);
         return r < 0 ? r : sd_event_source_set_enabled(manager->linger_timer, SD_EVENT_ONESHOT);
+}
+
+int pair_linger_start(Manager *manager, Pair *pair) {
+        pair->line_ended = journal_stream_end_line(pair->journal) != -EAGAIN;
+        return linger_wait(manager, pair);
+}
+
+/* ---- after an upgrade */
+
+static sd_event_time_handler_t timer_handler(const Pair *pair) {
+        if (is_starting(pair->state))
+                return on_start_late;
+        if (pair->state == PAIR_RUNNING)
+                return on_leave_late;
+        return pair->init_pidfd >= 0 ? on_init_late : on_answer_late;
+}
+
+int pair_resume(Pair *pair, const PairRecord *record) {
+        const struct {
+                uint32_t flag;
+                sd_event_source **source;
+                int fd;
+                sd_event_io_handler_t handler;
+        } watched[] = {
+                { PAIR_WATCHES_INIT_EXIT, &pair->on_init_exit, pair->init_pidfd, on_init_exit },
+                { PAIR_WATCHES_INIT_SOCKET, &pair->on_init_socket, pair->init_socket, on_init_socket },
+                { PAIR_WATCHES_TASK_EXIT, &pair->on_task_exit, pair->task_pidfd, on_task_exit },
+                { PAIR_WATCHES_TASK_SOCKET, &pair->on_task_socket, pair->task_socket, on_task_socket },
+        };
+        char name[SCOPE_NAME_SIZE];
+        int r;
+
+        (void) snprintf(name, sizeof(name), "clupy-task-%s.scope", pair->token);
+        r = scope_restore(pair->manager->bus, &pair->scope, name, (ScopeState) record->scope_state,
+                          on_scope_changed, pair);
+        for (size_t i = 0; i < ELEMENTSOF(watched) && r >= 0; i++)
+                if (record->flags & watched[i].flag)
+                        r = sd_event_add_io(pair->manager->event, watched[i].source, watched[i].fd, EPOLLIN,
+                                            watched[i].handler, pair);
+        if (r >= 0)
+                r = upgrade_timer_restore(pair->manager->event, &pair->timer, record->timer_usec,
+                                          timer_handler(pair), pair);
+        if (r < 0)
+                return r;
+        if (is_starting(pair->state))
+                zygote_start_begun(pair->zygote);
+        else if (pair->state == PAIR_READY && !pair->attempt)
+                ready_link(pair);
+        else if (pair->state == PAIR_LINGERING)
+                return linger_wait(pair->manager, pair);
+        return 0;
 }

@@ -94,5 +94,12 @@ void pair_zygote_gone(Pair *pair, bool builder, bool zygote);
 /* Each 10 ms while there are pairs that linger. */
 int pair_linger_start(Manager *manager, Pair *pair);
 
+/* For an upgrade; resume() is for when its attempt is known too: watches its processes again. Returns 0,
+ * -errno. */
+typedef struct PairRecord PairRecord;
+void pair_save(const Pair *pair, PairRecord *record);
+int pair_restore(Manager *manager, const PairRecord *record);
+int pair_resume(Pair *pair, const PairRecord *record);
+
 Pair *pair_by_token(Manager *manager, const char *token);
 bool pair_is_alive(const Pair *pair);

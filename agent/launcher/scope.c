@@ -19,6 +19,7 @@
 #define MANAGER "org.freedesktop.systemd1.Manager"
 
 #define CALL_TIMEOUT (20 * USEC_PER_SEC)
+#define CONNECT_TIMEOUT (5 * USEC_PER_SEC)
 #define RECONNECT_USEC (200 * USEC_PER_MSEC)
 
 struct ScopeBus {
@@ -170,7 +171,17 @@ bool scope_bus_is_connected(const ScopeBus *bus) {
         return bus->bus != NULL;
 }
 
-int scope_bus_new(sd_event *event, void (*connected)(void *userdata), void *userdata, ScopeBus **ret) {
+static int connect_in_time(ScopeBus *bus, uint64_t timeout_usec) {
+        const uint64_t end = now_usec(CLOCK_MONOTONIC) + timeout_usec;
+        int r;
+
+        while ((r = bus_connect(bus)) < 0 && now_usec(CLOCK_MONOTONIC) < end)
+                (void) usleep(RECONNECT_USEC / 4);
+        return r;
+}
+
+int scope_bus_new(sd_event *event, bool wait, void (*connected)(void *userdata), void *userdata,
+                  ScopeBus **ret) {
         _cleanup_(scope_bus_freep) ScopeBus *bus = new0(ScopeBus);
         int r;
 
@@ -181,7 +192,7 @@ int scope_bus_new(sd_event *event, void (*connected)(void *userdata), void *user
         bus->userdata = userdata;
         r = hashmap_new(HASHMAP_STRING, &bus->scopes);
         if (r >= 0)
-                r = bus_connect(bus);
+                r = connect_in_time(bus, wait ? CONNECT_TIMEOUT : 0);
         if (r >= 0)
                 r = probe_oom_policy(bus);
         if (r < 0)
@@ -341,6 +352,27 @@ void scope_stop(ScopeBus *bus, const char *name) {
                                              on_subscribed, bus, "ss", name, "replace");
         if (r < 0)
                 log_warning_errno(r, "Cannot stop %s", name);
+}
+
+bool scope_bus_is_quiet(const ScopeBus *bus) {
+        uint64_t queued;
+        Scope *scope;
+
+        if (!bus->bus || sd_bus_get_n_queued_write(bus->bus, &queued) < 0 || queued > 0)
+                return false;
+        HASHMAP_FOREACH(scope, bus->scopes)
+                if (scope->state == SCOPE_STARTING || scope->limits_call)
+                        return false;
+        return true;
+}
+
+int scope_restore(ScopeBus *bus, Scope *scope, const char *name, ScopeState state, ScopeChanged changed,
+                  void *userdata) {
+        if (state == SCOPE_STARTING || strlen(name) >= sizeof(scope->name))
+                return -EINVAL;
+        *scope = (Scope){ .bus = bus, .state = state, .changed = changed, .userdata = userdata };
+        (void) snprintf(scope->name, sizeof(scope->name), "%s", name);
+        return state == SCOPE_NONE ? 0 : hashmap_put(bus->scopes, scope->name, scope);
 }
 
 void scope_release(Scope *scope) {

@@ -50,9 +50,10 @@ typedef struct ScopeSpec {
         size_t n_pids;
 } ScopeSpec;
 
-/* Connects; made again by itself after PID 1 has re-executed, which is then told by connected(). Returns 0,
- * -errno. */
-int scope_bus_new(sd_event *event, void (*connected)(void *userdata), void *userdata, ScopeBus **ret);
+/* Connects; made again by itself after PID 1 has re-executed, which is then told by connected(). wait: tries
+ * for some seconds, since PID 1 may be at that just now. Returns 0, -errno. */
+int scope_bus_new(sd_event *event, bool wait, void (*connected)(void *userdata), void *userdata,
+                  ScopeBus **ret);
 ScopeBus *scope_bus_free(ScopeBus *bus);
 DEFINE_CLEANUP(ScopeBus, scope_bus_free);
 bool scope_bus_is_connected(const ScopeBus *bus);
@@ -68,6 +69,14 @@ int scope_set(Scope *scope, const Limits *limits, const Limits *former, const ch
 
 /* Has systemd kill what is in the unit and stop it; the answer is not waited for. */
 void scope_stop(ScopeBus *bus, const char *name);
+
+/* Nothing is asked of systemd, and nothing is on the way to it. */
+bool scope_bus_is_quiet(const ScopeBus *bus);
+
+/* Takes up a scope that a former version of this program has made; not one that is STARTING. Returns 0,
+ * -EINVAL, -errno. */
+int scope_restore(ScopeBus *bus, Scope *scope, const char *name, ScopeState state, ScopeChanged changed,
+                  void *userdata);
 
 /* Forgets the scope: no call comes any more. The unit itself lives on. */
 void scope_release(Scope *scope);

@@ -17,6 +17,7 @@
 #include "message-socket.h"
 #include "sandbox-protocol.h"
 #include "sandbox-switch.h"
+#include "upgrade-record.h"
 #include "zygote.h"
 
 struct Spawner {
@@ -59,6 +60,25 @@ int spawner_new(Manager *manager, Spawner **ret) {
         *spawner =
                 (Spawner){ .manager = manager, .pid = pid, .pidfd = pidfd_open(pid, 0), .socket = pair[0] };
         *ret = TAKE_PTR(spawner);
+        return 0;
+}
+
+void spawner_save(const Spawner *spawner, ManagerRecord *record) {
+        record->spawner_pid = spawner->pid;
+        record->spawner_pidfd = spawner->pidfd;
+        record->spawner_socket = spawner->socket;
+}
+
+int spawner_restore(Manager *manager, const ManagerRecord *record, Spawner **ret) {
+        Spawner *spawner = new0(Spawner);
+
+        if (!spawner)
+                return -ENOMEM;
+        *spawner = (Spawner){ .manager = manager,
+                              .pid = record->spawner_pid,
+                              .pidfd = record->spawner_pidfd,
+                              .socket = record->spawner_socket };
+        *ret = spawner;
         return 0;
 }
 

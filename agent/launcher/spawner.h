@@ -7,6 +7,11 @@
  */
 int spawner_new(Manager *manager, Spawner **ret);
 Spawner *spawner_free(Spawner *spawner);
+/* For an upgrade. Returns 0, -errno. */
+typedef struct ManagerRecord ManagerRecord;
+void spawner_save(const Spawner *spawner, ManagerRecord *record);
+int spawner_restore(Manager *manager, const ManagerRecord *record, Spawner **ret);
+
 pid_t spawner_pid(const Spawner *spawner);
 /* Its death ends the launcher: no zygote could be made any more. */
 int spawner_attach(Spawner *spawner);

@@ -22,6 +22,7 @@
 #include "settings.h"
 #include "spawner.h"
 #include "time-util.h"
+#include "upgrade.h"
 #include "verify.h"
 #include "zygote-protocol.h"
 
@@ -302,4 +303,29 @@ static int on_builder_message(sd_event_source *source, int fd, uint32_t events, 
         else
                 close_fd(pidfd);
         return 0;
+}
+
+int zygote_start_resume(Zygote *zygote, const ZygoteRecord *record) {
+        sd_event *event = zygote->manager->event;
+        char name[SCOPE_NAME_SIZE];
+        int r = 0;
+
+        (void) snprintf(name, sizeof(name), "clupy-zygote-%s.scope", zygote->token);
+        if (record->scope_state != SCOPE_NONE)
+                r = scope_restore(zygote->manager->bus, &zygote->scope, name,
+                                  (ScopeState) record->scope_state, on_scope_changed, zygote);
+        if (r >= 0 && record->flags & ZYGOTE_WATCHES_STAGE)
+                r = sd_event_add_io(event, &zygote->on_stage, zygote->stage_socket, EPOLLIN,
+                                    on_stage_message, zygote);
+        if (r >= 0 && record->flags & ZYGOTE_WATCHES_BUILDER)
+                r = sd_event_add_io(event, &zygote->on_builder, zygote->builder_socket, EPOLLIN,
+                                    on_builder_message, zygote);
+        if (r >= 0 && record->flags & ZYGOTE_WATCHES_ZYGOTE)
+                r = sd_event_add_io(event, &zygote->on_zygote, zygote->zygote_socket, EPOLLIN,
+                                    on_zygote_message, zygote);
+        if (r >= 0 && record->flags & ZYGOTE_WATCHES_LISTENER)
+                r = seccomp_notify_attach(zygote);
+        return r < 0 ? r
+                     : upgrade_timer_restore(event, &zygote->start_timer, record->start_until_usec,
+                                             on_start_late, zygote);
 }

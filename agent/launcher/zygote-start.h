@@ -12,6 +12,9 @@ int zygote_start(Zygote *zygote);
 /* Watches a process of it and takes the pidfd. Returns 0, -errno. */
 int zygote_watch(Zygote *zygote, ZygoteProcess which, int pidfd);
 
+/* After an upgrade: goes on where it was. Returns 0, -errno. */
+int zygote_start_resume(Zygote *zygote, const ZygoteRecord *record);
+
 /* For zygote.c. */
 void zygote_set_state(Zygote *zygote, ZygoteState state);
 void zygote_maybe_free(Zygote *zygote);

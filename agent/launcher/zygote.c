@@ -300,7 +300,7 @@ int zygote_get(Manager *manager, const LauncherKey *key, Zygote **ret) {
 void zygote_refill(Zygote *zygote) {
         Manager *manager = zygote->manager;
 
-        if (zygote->state != ZYGOTE_WARM || manager->stopping)
+        if (zygote->state != ZYGOTE_WARM || manager->stopping || manager->upgrade)
                 return;
         if (!scope_bus_is_connected(manager->bus) || now_usec(CLOCK_MONOTONIC) < zygote->refill_after_usec)
                 return; /* it is tried again each second */

@@ -56,6 +56,11 @@ struct Zygote {
  * when there is no such policy, -EPERM when its file is not trusted, -errno. */
 int zygote_get(Manager *manager, const LauncherKey *key, Zygote **ret);
 
+/* For an upgrade. Returns 0, -errno. */
+typedef struct ZygoteRecord ZygoteRecord;
+void zygote_save(const Zygote *zygote, ZygoteRecord *record);
+int zygote_restore(Manager *manager, const ZygoteRecord *record);
+
 /* The one for this key that has not begun to end, or NULL. */
 Zygote *zygote_find(Manager *manager, const LauncherKey *key);
 
