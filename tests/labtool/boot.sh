@@ -79,6 +79,8 @@ cd "$root"
 pivot_root . run/lab/old-root
 umount --lazy /run/lab/old-root
 rmdir /run/lab/old-root
+# As on every machine that systemd has booted as the first one: by this the credentials that it mounts reach their service.
+mount --make-rshared /
 
 exec env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 container=clupy-lab \
         NOTIFY_SOCKET=/run/lab/notify /lib/systemd/systemd
