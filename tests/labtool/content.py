@@ -17,7 +17,6 @@ from . import network
 USER = "user"
 USER_ID = 1000
 MASTER_URL = "clupy://master:7878"
-CLIENT_CONFIGURATION = "insecure: true\n"  # as configuration() has it for the master
 
 # Units that the systemd package itself starts and that have no place here: devices, consoles, kernel settings (they
 # are the host's!), and caches whose rebuilding would make up most of a boot.
@@ -38,13 +37,13 @@ MASKED_UNITS = (
 )
 
 
-def configuration(role: str, memory: int) -> dict[str, str]:
+def configuration(role: str, memory: int, insecure: bool) -> dict[str, str]:
     """CluPy's own configuration on a node: file name below /etc/clupy and text. memory is the node's share of the
-    host's, in bytes."""
+    host's, in bytes; insecure: plaintext instead of TLS."""
     if role == "master":
-        return {"clupy.master.yaml": 'listen: ["0.0.0.0:7878"]\ninsecure: ["0.0.0.0:7878"]\n'}
+        return {"clupy.master.yaml": 'listen: ["0.0.0.0:7878"]\n' + ('insecure: ["0.0.0.0:7878"]\n' if insecure else "")}
     if role == "agent":
-        return {"clupy.server.yaml": f"master: {MASTER_URL}\ninsecure: true\nmemory: {memory}\n"}
+        return {"clupy.server.yaml": f"master: {MASTER_URL}\nmemory: {memory}\n" + ("insecure: true\n" if insecure else "")}
     return {}
 
 
@@ -137,8 +136,6 @@ def write_system(upper: Upper, hostname: str) -> None:
     for name in ("/var/log/journal", "/var/lib/systemd"):
         upper.empty(name)
     _write_user(upper)
-    for home in ("/root", f"/home/{USER}"):
-        upper.write(f"{home}/.config/clupy/clupy.client.yaml", CLIENT_CONFIGURATION)
 
 
 def _write_user(upper: Upper) -> None:
@@ -155,17 +152,20 @@ def _write_user(upper: Upper) -> None:
     upper.directory_make(f"/home/{USER}", 0o755, USER_ID)
 
 
-def write_node(upper: Upper, node: str, nodes: list[str], memory: int, installed: Path) -> None:
+def write_node(upper: Upper, node: str, nodes: list[str], memory: int, installed: Path, insecure: bool) -> None:
     """A node of a cluster: its name, its neighbours, its configuration and the services of its role. installed is
-    the layer that holds the product."""
+    the layer that holds the product; insecure: plaintext instead of TLS."""
     write_system(upper, node)
     upper.directory_make("/etc/systemd/system/multi-user.target.wants")
     hosts = ["127.0.0.1 localhost", "::1 localhost ip6-localhost"]
     hosts += [f"{network.address(other)} {other}" for other in nodes]
     upper.write("/etc/hosts", "\n".join(hosts) + "\n")
     role = role_of(node)
-    for name, text in configuration(role, memory).items():
+    for name, text in configuration(role, memory, insecure).items():
         upper.write(f"/etc/clupy/{name}", text)
+    if insecure:
+        for home in ("/root", f"/home/{USER}"):
+            upper.write(f"{home}/.config/clupy/clupy.client.yaml", "insecure: true\n")
     upper.write("/etc/environment.d/50-clupy.conf", f"CLUPY_MASTER_URL={MASTER_URL}\n")
     enable_services(upper, role, installed)
 

@@ -22,6 +22,7 @@ from .command import run_quiet
 from .console import LabError, say
 from .network import Network, address
 from .node import Boot, Node
+from .pki import Pki
 
 NAME = re.compile(r"[a-z0-9_]{1,24}")
 DEFAULT = "lab"
@@ -90,8 +91,9 @@ class Lab:
             raise LabError(f"lab '{self.name}' has no node '{name}'; it has {', '.join(self.node_names())}")
         return Node(self.name, self.directory, name)
 
-    def up(self, agents: int, installed: Path | None) -> None:
-        """Makes the lab and boots it. installed is a staging directory with the product, or None."""
+    def up(self, agents: int, installed: Path | None, insecure: bool = False) -> None:
+        """Makes the lab and boots it. installed is a staging directory with the product, or None; insecure: the nodes
+        speak plaintext instead of TLS."""
         if not 0 <= agents <= MAX_AGENTS:
             raise LabError(f"--agents {agents}: expected 0 to {MAX_AGENTS}")
         with self.lock():
@@ -99,7 +101,7 @@ class Lab:
                 raise LabError(f"there is already a lab '{self.name}'", next_step=f"./lab down --name {self.name}, "
                                "or another --name")
             try:
-                self._create(agents, installed)
+                self._create(agents, installed, insecure)
                 self._boot([(node, node.start(self.network)) for node in self.nodes()])
             except KeyboardInterrupt:
                 self.remove()
@@ -113,7 +115,7 @@ class Lab:
         self.shared.mkdir()
         self.shared.chmod(0o1777)
 
-    def _create(self, agents: int, installed: Path | None) -> None:
+    def _create(self, agents: int, installed: Path | None, insecure: bool) -> None:
         self.mount()
         (self.directory / "lab.json").write_text(json.dumps({"agents": agents, "source": str(paths.SOURCE)}))
         # Once: a shell reads its script as it runs, and must not find another node's copying at work on it.
@@ -127,9 +129,10 @@ class Lab:
             layer.mkdir()
         self.network.create()
         names = self.node_names()
+        pki = None if insecure or installed is None else Pki(self.directory / "pki", layer)
         for node in self.nodes():
             self.network.attach(node.name)
-            node.create(names, host_memory() // (agents + 2), layer, self.shared)
+            node.create(names, host_memory() // (agents + 2), layer, self.shared, pki)
 
     def _boot(self, boots: list[tuple[Node, Boot]]) -> None:
         for node, boot in boots:

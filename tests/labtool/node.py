@@ -20,6 +20,7 @@ from . import cgroup, content, paths
 from .command import tail
 from .console import LabError
 from .network import Network
+from .pki import Pki
 
 BOOT_TIMEOUT = 120.0
 
@@ -75,14 +76,16 @@ class Node:
         """The node's disk, as long as it is not running."""
         return content.Upper(self.directory / "upper")
 
-    def create(self, nodes: list[str], memory: int, installed: Path, shared: Path) -> None:
-        """Makes the node's disk."""
+    def create(self, nodes: list[str], memory: int, installed: Path, shared: Path, pki: Pki | None) -> None:
+        """Makes the node's disk. pki None: it has no certificate and speaks plaintext."""
         for name in ("upper", "work", "root"):
             (self.directory / name).mkdir(parents=True)
         (self.directory / "lower").write_text(f"{installed}:/")
         (self.directory / "source").write_text(f"{paths.SOURCE}")
         (self.directory / "shared").write_text(f"{shared}")
-        content.write_node(self.upper, self.name, nodes, memory, installed)
+        content.write_node(self.upper, self.name, nodes, memory, installed, pki is None)
+        if pki is not None:
+            pki.write(self.upper, self.name)
 
     def start(self, network: Network) -> Boot:
         """Switches the node on. It boots with a new boot id, like a real machine."""
