@@ -12,24 +12,18 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
-#include "attempt-end.h"
 #include "attempt.h"
 #include "fd-util.h"
 #include "journal-stream.h"
 #include "log.h"
+#include "pair-end.h"
 #include "sandbox-switch.h"
 #include "sweep.h"
-#include "text-file.h"
 #include "time-util.h"
 #include "upgrade.h"
 #include "zygote.h"
 
 #define START_TIMEOUT (30 * USEC_PER_SEC)
-#define INIT_END_TIMEOUT USEC_PER_SEC
-#define LEAVE_TIMEOUT (5 * USEC_PER_SEC) /* from the result to the end of the process */
-#define LEAVE_MEMORY_MAX                                                                                    \
-        (UINT64_C(128) << 20) /* bytes: beyond, their end takes time, and room until then                   \
-                               */
 
 enum {
         MESSAGES_PER_EVENT = 16,
@@ -67,8 +61,8 @@ static void ready_unlink(Pair *pair) {
         pair->manager->n_warm--;
 }
 
-/* Counts and lists follow the state here, and nowhere else. */
-static void pair_set_state(Pair *pair, PairState state) {
+/* Nowhere else does it change. */
+void pair_set_state(Pair *pair, PairState state) {
         Zygote *zygote = pair->zygote;
 
         if (pair->state == state)
@@ -87,29 +81,6 @@ static void pair_set_state(Pair *pair, PairState state) {
                 ready_link(pair);
 }
 
-static void pair_free(Pair *pair) {
-        Zygote *zygote = pair->zygote;
-
-        scope_release(&pair->scope);
-        cgroup_remove(&pair->cgroup);
-        sd_event_source_disable_unref(pair->on_init_exit);
-        sd_event_source_disable_unref(pair->on_init_socket);
-        sd_event_source_disable_unref(pair->on_task_exit);
-        sd_event_source_disable_unref(pair->on_task_socket);
-        sd_event_source_disable_unref(pair->timer);
-        close_fd(pair->init_pidfd);
-        close_fd(pair->task_pidfd);
-        close_fd(pair->init_socket);
-        close_fd(pair->task_socket);
-        close_fd(pair->journal);
-        manager_kick(pair->manager);
-        zygote_uid_give_back(zygote, pair->uid);
-        pair->manager->pairs[pair->slot] = NULL;
-        pair->manager->n_pairs--;
-        free(pair);
-        zygote_pair_gone(zygote);
-}
-
 bool pair_is_alive(const Pair *pair) {
         return pair->state < PAIR_ENDING;
 }
@@ -119,211 +90,6 @@ Pair *pair_by_token(Manager *manager, const char *token) {
                 if (manager->pairs[i] && streq(manager->pairs[i]->token, token))
                         return manager->pairs[i];
         return NULL;
-}
-
-/* Neither process is there, nor can one still come: the answer to an order that is on its way would find
- * another pair in this slot. */
-static bool is_empty(const Pair *pair) {
-        return pair->init_pidfd < 0 && !pair->init_ordered && (!pair->task_ordered || pair->task_reaped);
-}
-
-/* Where no cgroup counts the CPU time, the processes' own is taken: all are waited for, by the task, the
- * init or the launcher. */
-static void take_process_cpu(Pair *pair) {
-        if (pair->figures.known & RECEIPT_CPU)
-                return;
-        pair->figures_before.cpu_usec = pair->cpu_before_usec;
-        pair->figures.cpu_usec = pair->cpu_usec;
-        pair->figures.known |= RECEIPT_CPU;
-}
-
-/* Both processes are reaped, or never were. */
-static void linger(Pair *pair) {
-        if (pair->state == PAIR_LINGERING)
-                return;
-        pair_set_state(pair, PAIR_LINGERING);
-        pair->timer = sd_event_source_disable_unref(pair->timer);
-        /* First the agent: removing a cgroup waits for the kernel, up to milliseconds (pair_free() does it).
-         */
-        if (pair->attempt) {
-                Attempt *attempt = pair->attempt;
-                pair->attempt = NULL;
-                take_process_cpu(pair);
-                attempt_pair_ended(attempt, pair);
-        }
-        int r = pair_linger_start(pair->manager, pair);
-        if (r < 0)
-                log_error_errno(r, "Cannot wait for the end of %s", pair->scope.name);
-}
-
-static int on_answer_late(sd_event_source *source, uint64_t usec, void *userdata) {
-        Pair *pair = userdata;
-
-        zygote_distrust(pair->zygote, "it did not answer in time");
-        return 0;
-}
-
-/* It lingers, or waits for the zygote's answer, which a hostile one may owe for ever. */
-static void linger_when_empty(Pair *pair) {
-        if (is_empty(pair))
-                linger(pair);
-        else if (pair->init_pidfd < 0 && pair->task_ordered && pair->task_pidfd < 0) {
-                pair->timer = sd_event_source_disable_unref(pair->timer);
-                if (sd_event_add_time_relative(pair->manager->event, &pair->timer, CLOCK_MONOTONIC,
-                                               START_TIMEOUT, 0, on_answer_late, pair) < 0)
-                        zygote_distrust(pair->zygote, "there is no memory to wait for its answer");
-        }
-}
-
-static int on_init_late(sd_event_source *source, uint64_t usec, void *userdata) {
-        Pair *pair = userdata;
-
-        log_warning("The init of %s did not end in time", pair->scope.name);
-        (void) pidfd_send_signal(pair->init_pidfd, SIGKILL, NULL, 0);
-        return 0;
-}
-
-int pair_freeze(Pair *pair, bool frozen) {
-        if (pair->frozen == frozen)
-                return 0;
-        int r = cgroup_freeze(&pair->cgroup, frozen);
-        if (r >= 0)
-                pair->frozen = frozen;
-        return r;
-}
-
-/* Told, not killed: it kills and waits for what still lives, and so has its figures. */
-static void end_init(Pair *pair) {
-        pair_set_state(pair, PAIR_ENDING);
-        pair->timer = sd_event_source_disable_unref(pair->timer);
-        if (pair->init_pidfd < 0) {
-                linger_when_empty(pair);
-                return;
-        }
-        (void) pair_freeze(pair, false);
-        pair->init_socket = close_fd(pair->init_socket);
-        pair->on_init_socket = sd_event_source_disable_unref(pair->on_init_socket);
-        if (sd_event_add_time_relative(pair->manager->event, &pair->timer, CLOCK_MONOTONIC, INIT_END_TIMEOUT,
-                                       0, on_init_late, pair) < 0)
-                (void) pidfd_send_signal(pair->init_pidfd, SIGKILL, NULL, 0);
-}
-
-void pair_signal(Pair *pair, int number) {
-        if (pair->task_pidfd >= 0 && !pair->task_reaped)
-                (void) pidfd_send_signal(pair->task_pidfd, number, NULL, 0);
-}
-
-void pair_kill(Pair *pair) {
-        pair_signal(pair, SIGKILL);
-        /* v1: the signal first, then the thaw, so that it runs no further instruction. */
-        (void) pair_freeze(pair, false);
-}
-
-/* What fails is not tried again at once for ever. */
-static void refill_put_off(Zygote *zygote) {
-        zygote->refill_after_usec = now_usec(CLOCK_MONOTONIC) + USEC_PER_SEC;
-}
-
-void pair_discard(Pair *pair, const char *why, int error) {
-        Manager *manager = pair->manager;
-
-        if (pair->state >= PAIR_ENDING || pair->failed)
-                return;
-        pair->failed = true;
-        if (why && pair->refill)
-                refill_put_off(pair->zygote);
-        if (why)
-                log_warning_errno(error, "%s is not usable (%s): %s", pair->scope.name,
-                                  pair_state_to_string(pair->state), why);
-        Attempt *attempt = pair->attempt;
-        if (attempt && pair->state != PAIR_RUNNING) {
-                pair->attempt = NULL;
-                attempt_pair_failed(attempt, why ?: "sandbox", false);
-        }
-        if (pair->state == PAIR_RUNNING)
-                pair->sandbox_broke = true;
-        else
-                pair_set_state(pair, PAIR_ENDING);
-        if (pair->task_pidfd >= 0 && !pair->task_reaped)
-                pair_kill(pair); /* its exit ends the init */
-        else
-                end_init(pair);
-        manager_kick(manager);
-}
-
-/* What both processes have used until they were ready is not the task's. */
-static void note_figures_before(Pair *pair) {
-        uint64_t init, task;
-
-        if (cgroup_counts_cpu(&pair->cgroup)) /* else nothing that it tells is more than 0 yet */
-                cgroup_read_figures(&pair->cgroup, &pair->figures_before);
-        process_bytes_add(&pair->bytes_before, pair->task_pid);
-        if (!(pair->figures_before.known & RECEIPT_CPU) && process_cpu_read(pair->init_pid, &init) &&
-            process_cpu_read(pair->task_pid, &task))
-                pair->cpu_before_usec = init + task;
-}
-
-static int on_leave_late(sd_event_source *source, uint64_t usec, void *userdata) {
-        Pair *pair = userdata;
-
-        pair_kill(pair);
-        return 0;
-}
-
-bool pair_leave(Pair *pair) {
-        uint64_t init, task;
-
-        if (pair->state != PAIR_RUNNING || pair->failed || pair->frozen || pair->init_pidfd < 0 ||
-            !process_is_single(pair->task_pid) || cgroup_count_tasks(&pair->cgroup) != 2)
-                return false;
-        cgroup_read_figures(&pair->cgroup, &pair->figures);
-        if (!(pair->figures.known & RECEIPT_MEMORY_PEAK) || pair->figures.memory_peak > LEAVE_MEMORY_MAX)
-                return false;
-        if (!(pair->figures.known & RECEIPT_CPU)) {
-                if (!process_cpu_read(pair->init_pid, &init) || !process_cpu_read(pair->task_pid, &task))
-                        return false;
-                pair->cpu_usec = init + task;
-                take_process_cpu(pair);
-        }
-        if (sd_event_add_time_relative(pair->manager->event, &pair->timer, CLOCK_MONOTONIC, LEAVE_TIMEOUT, 0,
-                                       on_leave_late, pair) < 0)
-                return false;
-        process_bytes_add(&pair->bytes, pair->task_pid);
-        process_bytes_add(&pair->bytes, pair->init_pid);
-        pair->attempt = NULL;
-        pair->leaving = true;
-        return true;
-}
-
-static int on_init_exit(sd_event_source *source, int fd, uint32_t events, void *userdata) {
-        Pair *pair = userdata;
-        siginfo_t information = {};
-        uint64_t cpu_usec;
-
-        pair->on_init_exit = sd_event_source_disable_unref(pair->on_init_exit);
-        if (!pair->leaving)
-                process_bytes_add(&pair->bytes,
-                                  pair->init_pid); /* with those of the orphans it has waited for */
-        if (process_reap(fd, &information, &cpu_usec) >= 0)
-                pair->cpu_usec += cpu_usec;
-        if (pair->cgroup.own_cpuacct && !pair->leaving) { /* ours, so still there: now with the orphans' */
-                CgroupFigures figures;
-                cgroup_read_figures(&pair->cgroup, &figures);
-                if (figures.known & pair->figures.known & RECEIPT_CPU)
-                        pair->figures.cpu_usec = figures.cpu_usec;
-        }
-        pair->init_pidfd = close_fd(pair->init_pidfd);
-        if (pair->state < PAIR_ENDING) {
-                char why[64];
-                if (information.si_code == CLD_EXITED)
-                        (void) snprintf(why, sizeof(why), "its init ended: %s",
-                                        strerrordesc_np(information.si_status) ?: "?");
-                else
-                        (void) snprintf(why, sizeof(why), "its init was killed");
-                pair_discard(pair, why, 0);
-        } else
-                linger_when_empty(pair);
-        return 0;
 }
 
 /* Result and end can be ready together, and the loop may take the end first: so it drains this before it
@@ -353,6 +119,18 @@ static void drain_task_socket(Pair *pair, unsigned max) {
                 } else if (n == sizeof(message) && pair->state == PAIR_RUNNING && pair->attempt)
                         attempt_message(pair->attempt, &message, TAKE_FD(passed_fd));
         }
+}
+
+/* What both processes have used until they were ready is not the task's. */
+static void note_figures_before(Pair *pair) {
+        uint64_t init, task;
+
+        if (cgroup_counts_cpu(&pair->cgroup)) /* else nothing that it tells is more than 0 yet */
+                cgroup_read_figures(&pair->cgroup, &pair->figures_before);
+        process_bytes_add(&pair->bytes_before, pair->task_pid);
+        if (!(pair->figures_before.known & RECEIPT_CPU) && process_cpu_read(pair->init_pid, &init) &&
+            process_cpu_read(pair->task_pid, &task))
+                pair->cpu_before_usec = init + task;
 }
 
 /* Where all three are ready: the pair is as ordered, or it is not used. */
@@ -415,7 +193,7 @@ static int on_task_exit(sd_event_source *source, int fd, uint32_t events, void *
                 attempt_task_exited(pair->attempt, &information);
         else if (!pair->failed && !pair->leaving) {
                 pair->failed = true;
-                refill_put_off(pair->zygote);
+                pair_refill_put_off(pair->zygote);
                 log_warning("The task of %s ended before it had its function (%s %d)", pair->scope.name,
                             information.si_code == CLD_EXITED ? "status" : "signal", information.si_status);
                 Attempt *attempt = pair->attempt;
@@ -424,7 +202,7 @@ static int on_task_exit(sd_event_source *source, int fd, uint32_t events, void *
                         attempt_pair_failed(attempt, "The sandboxed process ended before it was ready",
                                             false);
         }
-        end_init(pair);
+        pair_end_init(pair);
         return 0;
 }
 
@@ -603,15 +381,15 @@ void pair_init_made(Pair *pair, int error, int pidfd) {
         if (error < 0 || pidfd < 0 || !verify_is_child(pidfd)) {
                 close_fd(pidfd);
                 if (pair->state >= PAIR_ENDING)
-                        end_init(pair);
+                        pair_end_init(pair);
                 else
                         pair_discard(pair, "the builder made no init", r);
                 return;
         }
         r = take_child(pair, pidfd, pidfd_to_pid(pidfd), &pair->init_pidfd, &pair->init_pid,
-                       &pair->on_init_exit, on_init_exit);
+                       &pair->on_init_exit, pair_on_init_exit);
         if (pair->failed)
-                end_init(pair);
+                pair_end_init(pair);
         else if (r < 0)
                 pair_discard(pair, "its init cannot be watched", r);
         else
@@ -655,7 +433,7 @@ void pair_task_made(Pair *pair, int error, int pidfd) {
                 close_fd(pidfd);
                 pair->task_ordered = false;
                 if (pair->state >= PAIR_ENDING)
-                        end_init(pair);
+                        pair_end_init(pair);
                 else
                         pair_discard(pair, "the zygote made no task", error < 0 ? error : -EPROTO);
                 return;
@@ -687,8 +465,8 @@ void pair_zygote_gone(Pair *pair, bool builder, bool zygote) {
                 pair->task_ordered = false;
         if (is_starting(pair->state) || pair->state == PAIR_READY)
                 pair_discard(pair, "its zygote ended", 0);
-        else if (pair->state == PAIR_ENDING && is_empty(pair))
-                linger(pair);
+        else if (pair->state == PAIR_ENDING)
+                pair_linger_if_empty(pair);
 }
 
 void pair_take(Pair *pair, Attempt *attempt) {
@@ -716,81 +494,7 @@ int pair_go(Pair *pair, const ZygoteGo *go, const int fds[static 2], const char 
         return fd_send_with_fds(pair->task_socket, go, sizeof(*go), fds, 2);
 }
 
-/* ---- the end: journald and systemd take their time */
-
-enum {
-        LINGER_TICK_USEC = 10000,
-        DRAINED_TICKS = 3,    /* times in a row that journald had nothing left to read */
-        UNIT_TICKS_MAX = 200, /* for systemd to see that the unit is empty */
-        LINGER_TICKS_MAX = 1000,
-};
-
-/* Returns whether the pair can go. */
-static bool linger_step(Pair *pair) {
-        pair->linger_ticks++;
-        if (!pair->line_ended)
-                pair->line_ended = journal_stream_end_line(pair->journal) != -EAGAIN;
-        pair->idle_ticks =
-                pair->line_ended && journal_stream_is_drained(pair->journal) ? pair->idle_ticks + 1 : 0;
-        if (pair->idle_ticks < DRAINED_TICKS && pair->linger_ticks < LINGER_TICKS_MAX)
-                return false;
-        if (pair->scope.state == SCOPE_STARTING && pair->linger_ticks < LINGER_TICKS_MAX)
-                return false;
-        if (pair->scope.state == SCOPE_ACTIVE && pair->linger_ticks < UNIT_TICKS_MAX)
-                return false;
-        /* Processes that end while systemd moves them leave a scope that runs for ever with nobody in it,
-         * whether its start is said to have failed or not. */
-        if (pair->scope.state == SCOPE_ACTIVE || pair->scope.state == SCOPE_FAILED ||
-            pair->scope.state == SCOPE_STARTING)
-                scope_stop(pair->manager->bus, pair->scope.name);
-        if (pair->fields_written)
-                journal_fields_remove(pair->scope.name);
-        return true;
-}
-
-static int on_linger(sd_event_source *source, uint64_t usec, void *userdata) {
-        Manager *manager = userdata;
-
-        LIST_FOREACH(Pair, pair, lingering, &manager->lingering)
-                if (linger_step(pair)) {
-                        list_remove(&pair->lingering);
-                        pair_free(pair);
-                }
-        if (!list_is_empty(&manager->lingering)) {
-                (void) sd_event_source_set_time_relative(source, LINGER_TICK_USEC);
-                (void) sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
-        }
-        manager_kick(manager);
-        return 0;
-}
-
-static int linger_wait(Manager *manager, Pair *pair) {
-        bool first = list_is_empty(&manager->lingering);
-
-        list_append(&manager->lingering, &pair->lingering);
-        if (!manager->linger_timer)
-                return sd_event_add_time_relative(manager->event, &manager->linger_timer, CLOCK_MONOTONIC,
-                                                  LINGER_TICK_USEC, USEC_PER_MSEC, on_linger, manager);
-        if (!first)
-                return 0;
-        int r = sd_event_source_set_time_relative(manager->linger_timer, LINGER_TICK_USEC);
-        return r < 0 ? r : sd_event_source_set_enabled(manager->linger_timer, SD_EVENT_ONESHOT);
-}
-
-int pair_linger_start(Manager *manager, Pair *pair) {
-        pair->line_ended = journal_stream_end_line(pair->journal) != -EAGAIN;
-        return linger_wait(manager, pair);
-}
-
 /* ---- after an upgrade */
-
-static sd_event_time_handler_t timer_handler(const Pair *pair) {
-        if (is_starting(pair->state))
-                return on_start_late;
-        if (pair->state == PAIR_RUNNING)
-                return on_leave_late;
-        return pair->init_pidfd >= 0 ? on_init_late : on_answer_late;
-}
 
 int pair_resume(Pair *pair, const PairRecord *record) {
         const struct {
@@ -799,7 +503,7 @@ int pair_resume(Pair *pair, const PairRecord *record) {
                 int fd;
                 sd_event_io_handler_t handler;
         } watched[] = {
-                { PAIR_WATCHES_INIT_EXIT, &pair->on_init_exit, pair->init_pidfd, on_init_exit },
+                { PAIR_WATCHES_INIT_EXIT, &pair->on_init_exit, pair->init_pidfd, pair_on_init_exit },
                 { PAIR_WATCHES_INIT_SOCKET, &pair->on_init_socket, pair->init_socket, on_init_socket },
                 { PAIR_WATCHES_TASK_EXIT, &pair->on_task_exit, pair->task_pidfd, on_task_exit },
                 { PAIR_WATCHES_TASK_SOCKET, &pair->on_task_socket, pair->task_socket, on_task_socket },
@@ -816,7 +520,8 @@ int pair_resume(Pair *pair, const PairRecord *record) {
                                             watched[i].handler, pair);
         if (r >= 0)
                 r = upgrade_timer_restore(pair->manager->event, &pair->timer, record->timer_usec,
-                                          timer_handler(pair), pair);
+                                          is_starting(pair->state) ? on_start_late : pair_end_timer(pair),
+                                          pair);
         if (r < 0)
                 return r;
         if (is_starting(pair->state))
@@ -824,6 +529,6 @@ int pair_resume(Pair *pair, const PairRecord *record) {
         else if (pair->state == PAIR_READY && !pair->attempt)
                 ready_link(pair);
         else if (pair->state == PAIR_LINGERING)
-                return linger_wait(pair->manager, pair);
+                return pair_linger_wait(pair->manager, pair);
         return 0;
 }

@@ -91,9 +91,6 @@ void pair_task_made(Pair *pair, int error, int pidfd);
 /* The builder, or the zygote, is gone and will not answer. */
 void pair_zygote_gone(Pair *pair, bool builder, bool zygote);
 
-/* Each 10 ms while there are pairs that linger. */
-int pair_linger_start(Manager *manager, Pair *pair);
-
 /* For an upgrade; resume() is for when its attempt is known too: watches its processes again. Returns 0,
  * -errno. */
 typedef struct PairRecord PairRecord;
