@@ -12,7 +12,6 @@ import heapq
 import json
 import logging
 import os
-import queue
 import random
 import select
 import threading
@@ -26,7 +25,8 @@ from ._failures import ClupyError, ConnectError
 from ._frame import INLINE_MAX, JSON_MAX, PAYLOAD_COUNT_MAX, PAYLOAD_TOTAL_MAX, Buffer, Frame, FrameType
 from ._future import RemoteExecutionFuture
 from ._job import Job, JobTable, new_id
-from ._streams import RESULT_WINDOW, Blob, IncomingStream, OutgoingStream
+from ._queries import Queries, Query, answer_words
+from ._streams import RESULT_WINDOW, Blob, IncomingStream, OutgoingStreams
 
 log = logging.getLogger("clupy")
 
@@ -40,7 +40,6 @@ _SUBMIT_JSON_MAX = JSON_MAX - (64 << 10)
 _IDS_PER_FRAME = 10000
 _FETCHES_AT_ONCE = 8
 _FETCH_TRIES = 6
-_QUEUE_LOW = 1 << 20  # streams are served while fewer bytes than this wait to be written
 _TASK_JSON = 220  # bytes that a task takes in SUBMIT, generously
 
 
@@ -66,17 +65,6 @@ class Task:
         self.result: Optional[Mapping[str, Any]] = None  # while its payload is fetched
         self.fetch: Optional[IncomingStream] = None
         self.fetch_tries = 0
-
-
-class Query:
-    """A question to the master; answers come as ("answer", result, more) or ("error", code, message)."""
-
-    def __init__(self, verb: str, arguments: Mapping[str, Any]) -> None:
-        self.verb = verb
-        self.arguments = dict(arguments)
-        self.number = 0
-        self.restarted = False  # asked again on another connection
-        self.answers: queue.SimpleQueue[Tuple[Any, ...]] = queue.SimpleQueue()
 
 
 class Session:
@@ -108,12 +96,11 @@ class Session:
         self._acks: List[str] = []
         self._cancels: List[str] = []
         self._codes: Dict[str, Job] = {}
-        self._queries: Dict[int, Query] = {}
-        self._query_number = 0
+        self._queries = Queries()
         self._stream_number = -1
         self._incoming: Dict[int, Task] = {}
         self._fetch_waiting: Deque[Task] = collections.deque()
-        self._outgoing: collections.OrderedDict[int, OutgoingStream] = collections.OrderedDict()
+        self._outgoing = OutgoingStreams()
         self._timers: List[Tuple[float, int, Callable[..., None], Tuple[Any, ...]]] = []
         self._timer_sequence = 0
         self._settling: List[Tuple[Set[str], threading.Event]] = []
@@ -245,8 +232,7 @@ class Session:
         self._drain()
         for task in list(self._tasks.values()):
             self._end_locally(task, failure)
-        for asked in self._queries.values():
-            asked.answers.put(("error", "connection", str(failure)))
+        self._queries.fail(str(failure))
         for _, event in self._settling:
             event.set()
         if self._welcomed is not None:
@@ -327,7 +313,7 @@ class Session:
             self._run_timers()
             self._send_due(connection)
             written = connection.flush()
-            while written and self._serve_streams(connection):
+            while written and self._outgoing.serve(connection):
                 written = connection.flush()
             if self._stopping and ((written and self._said_goodbye) or time.monotonic() > self._stopped_at + _FAREWELL):
                 connection.part(self._stopped_at + _FAREWELL)
@@ -378,11 +364,7 @@ class Session:
         self._outgoing.clear()
         self._incoming.clear()
         self._fetch_waiting.clear()
-        kept = [asked for asked in self._queries.values() if asked.verb not in ("attach", "stop")]
-        self._queries = {asked.number: asked for asked in kept}
-        for asked in kept:
-            asked.restarted = True
-            self._send_query(connection, asked)
+        self._queries.again(connection)
         again: List[Task] = []
         new: Deque[Task] = collections.deque()
         for task in self._tasks.values():
@@ -518,9 +500,7 @@ class Session:
             elif frame.type == FrameType.FETCH:
                 self._on_fetch(connection, frame.message)
             elif frame.type == FrameType.CREDIT:
-                stream = self._outgoing.get(frame.message["stream"])
-                if stream is not None:
-                    stream.credit(int(frame.message["bytes"]))
+                self._outgoing.credit(frame.message["stream"], int(frame.message["bytes"]))
             elif frame.type == FrameType.END:
                 self._on_end(connection, frame.message)
             elif frame.type == FrameType.ANSWER:
@@ -627,7 +607,7 @@ class Session:
 
     def _on_end(self, connection: Connection, message: Mapping[str, Any]) -> None:
         number = message["stream"]
-        self._outgoing.pop(number, None)
+        self._outgoing.end(number)
         task = self._incoming.pop(number, None)
         if task is None or task.fetch is None or task.result is None:
             return
@@ -677,58 +657,20 @@ class Session:
         if blob is None:
             connection.send(FrameType.END, {"stream": number, "error": "gone", "message": "the client has it no more"})
         else:
-            self._outgoing[number] = OutgoingStream(number, blob, int(message["window"]))
-
-    def _serve_streams(self, connection: Connection) -> bool:
-        """One piece of each stream in turn, until enough waits to be written. Returns whether there was any."""
-        any_sent = False
-        while connection.queued < _QUEUE_LOW:
-            ready = [stream for stream in self._outgoing.values() if stream.ready]
-            if not ready:
-                break
-            for stream in ready:
-                if stream.finished:
-                    del self._outgoing[stream.number]
-                connection.send_encoded(stream.next_frame())
-                any_sent = True
-                if connection.queued >= _QUEUE_LOW:
-                    if stream.number in self._outgoing:
-                        self._outgoing.move_to_end(stream.number)
-                    break
-        return any_sent
+            self._outgoing.begin(number, blob, int(message["window"]))
 
     # Queries.
 
     def _on_query(self, asked: Query) -> None:
-        self._query_number += 1
-        asked.number = self._query_number
-        self._queries[asked.number] = asked
-        if self._connection is not None:
-            self._send_query(self._connection, asked)
-
-    def _send_query(self, connection: Connection, asked: Query) -> None:
-        connection.send(FrameType.QUERY, {"id": asked.number, "verb": asked.verb, "args": asked.arguments})
+        self._queries.ask(asked, self._connection)
 
     def _on_query_end(self, asked: Query) -> None:
-        if self._queries.pop(asked.number, None) is not None and self._connection is not None:
-            self._on_query(Query("stop", {"id": asked.number}))
+        self._queries.end(asked, self._connection)
 
     def _on_answer(self, message: Mapping[str, Any]) -> None:
-        asked = self._queries.get(message["id"])
-        if asked is None:
-            return
-        more = bool(message.get("more"))
-        if not more:
-            del self._queries[asked.number]
-        if message["ok"]:
-            asked.answers.put(("answer", message.get("result") or {}, more))
-            if asked.verb == "attach":
-                self._on_attached(asked, message.get("result") or {}, None)
-        else:
-            words = str(message.get("message") or message.get("error") or "no reason given")
-            asked.answers.put(("error", str(message.get("error", "")), words))
-            if asked.verb == "attach":
-                self._on_attached(asked, {}, words)
+        asked = self._queries.answered(message)
+        if asked is not None and asked.verb == "attach":
+            self._on_attached(asked, message.get("result") or {}, None if message["ok"] else answer_words(message))
 
     def _send_attach(self, task: Task) -> None:
         self._on_query(Query("attach", {"id": task.id}))

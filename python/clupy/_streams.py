@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import collections
 import mmap
 from bisect import bisect_right
 from typing import List, Optional, Sequence, Union
 
+from ._connection import Connection
 from ._frame import PAYLOAD_SIZE_MAX, Buffer, FrameType, encode_text
 
 RESULT_WINDOW = 4 << 20  # how far a master may send ahead of our credit, in bytes
 _CREDIT_STEP = RESULT_WINDOW // 4
+_QUEUE_LOW = 1 << 20  # outgoing streams are served while fewer bytes than this wait to be written
 _MMAP_MIN = 1 << 20
 _PAYLOAD_PER_FRAME = PAYLOAD_SIZE_MAX
 
@@ -96,6 +99,46 @@ _ZEROES = bytes(PAYLOAD_SIZE_MAX)
 
 def _data_head(text: bytes, size: int) -> Buffer:
     return encode_text(FrameType.DATA, text, [memoryview(_ZEROES)[:size]])[0]
+
+
+class OutgoingStreams:
+    """All that are on their way over one connection."""
+
+    def __init__(self) -> None:
+        self._streams: collections.OrderedDict[int, OutgoingStream] = collections.OrderedDict()
+
+    def begin(self, number: int, blob: Blob, window: int) -> None:
+        self._streams[number] = OutgoingStream(number, blob, window)
+
+    def credit(self, number: int, size: int) -> None:
+        stream = self._streams.get(number)
+        if stream is not None:
+            stream.credit(size)
+
+    def end(self, number: int) -> None:
+        """The master wants no more of it, if it ever did."""
+        self._streams.pop(number, None)
+
+    def clear(self) -> None:
+        self._streams.clear()
+
+    def serve(self, connection: Connection) -> bool:
+        """Queues one piece of each in turn, until enough waits to be written. Returns whether there was any."""
+        any_sent = False
+        while connection.queued < _QUEUE_LOW:
+            ready = [stream for stream in self._streams.values() if stream.ready]
+            if not ready:
+                break
+            for stream in ready:
+                if stream.finished:
+                    del self._streams[stream.number]
+                connection.send_encoded(stream.next_frame())
+                any_sent = True
+                if connection.queued >= _QUEUE_LOW:
+                    if stream.number in self._streams:
+                        self._streams.move_to_end(stream.number)
+                    break
+        return any_sent
 
 
 class IncomingStream:

@@ -51,14 +51,22 @@ def as_alice(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("CLUPY_TLS_AUTHORITY", str(certificates.authority.certificate))
 
 
+@pytest.fixture
+def secure_context(certificates: Certificates, as_alice: None) -> ssl.SSLContext:
+    return server_context(certificates.master, certificates.authority.certificate)
+
+
+@pytest.fixture
+def tls(secure_context: ssl.SSLContext) -> Optional[ssl.SSLContext]:
+    """What a fake master speaks; None: plaintext. Modules that are about connections run their tests with both."""
+    return secure_context
+
+
 @pytest.fixture(params=["tls", "plain"])
-def tls(request: pytest.FixtureRequest) -> Optional[ssl.SSLContext]:
-    """What a fake master speaks; tests that take it run with both."""
-    if request.param == "plain":
-        return None
-    request.getfixturevalue("as_alice")
-    made: Certificates = request.getfixturevalue("certificates")
-    return server_context(made.master, made.authority.certificate)
+def both(request: pytest.FixtureRequest) -> Optional[ssl.SSLContext]:
+    """For those modules."""
+    context: Optional[ssl.SSLContext] = request.getfixturevalue("secure_context") if request.param == "tls" else None
+    return context
 
 
 @pytest.fixture

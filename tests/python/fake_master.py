@@ -167,8 +167,8 @@ class TlsEnd:
             self._plain.close()
 
     def _pump(self, tls: ssl.SSLSocket) -> None:
-        out = bytes()  # for the client; what SSL_write() was given must be given again
-        back = bytes()
+        out = b""  # for the client; what SSL_write() was given must be given again
+        back = b""
         while True:
             moved = False
             if not out:

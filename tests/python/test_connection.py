@@ -21,6 +21,11 @@ from clupy._units import format_duration, format_size, parse_duration, parse_siz
 from fake_master import ACK, CANCEL, GOODBYE, HEADER, SUBMIT, FakeMaster
 
 
+@pytest.fixture
+def tls(both: Optional[ssl.SSLContext]) -> Optional[ssl.SSLContext]:
+    return both
+
+
 def same(x: Any) -> Any:
     return x
 
@@ -424,7 +429,8 @@ def test_units() -> None:
 
 
 def test_frames_in_any_pieces() -> None:
-    frames: List[Any] = [(33, {"a": "ä"}, [b"x" * 10, b"", b"y" * (256 << 10)]), (34, {}, []), (81, {"stream": 1}, [b"z"] * 5)]
+    frames: List[Any] = [(33, {"a": "ä"}, [b"x" * 10, b"", b"y" * (256 << 10)]), (34, {}, []),
+                         (81, {"stream": 1}, [b"z"] * 5)]
     data = b"".join(bytes(part) for frame in frames for part in _frame.encode(*frame))
     for step in (1000, 70001, len(data)):
         decoder, found = _frame.Decoder(), []

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import pwd
@@ -22,6 +23,11 @@ from clupy import _connection, _x509
 from conftest import Certificates
 from fake_master import FakeMaster, server_context
 from relay import Relay
+
+
+@pytest.fixture
+def tls(both: Optional[ssl.SSLContext]) -> Optional[ssl.SSLContext]:
+    return both
 
 
 def same(x: Any) -> Any:
@@ -116,7 +122,8 @@ def test_a_master_that_wants_something_else(secure: FakeMaster, cluster: Authori
 def test_servers_that_are_not_to_be_trusted(cluster: Authority, options: Any, words: str) -> None:
     pair = cluster.server("strange", **{"names": ["IP:127.0.0.1"], **options})
     with FakeMaster(tls=server_context(pair, cluster.certificate)) as master:
-        error = fails(master.url, clupy.ConnectError, rf"no connection to a CluPy master \(127.0.0.1:{master.port}: .*" + words)
+        where = rf"no connection to a CluPy master \(127.0.0.1:{master.port}: .*"
+        error = fails(master.url, clupy.ConnectError, where + words)
         assert isinstance(error, clupy.ConnectError) and error.tried[0][:2] == ("127.0.0.1", master.port)
         assert not master.hellos
 
@@ -232,8 +239,8 @@ def test_usual_places(secure: FakeMaster, certificates: Certificates, tmp_path: 
                       monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CERTIFICATE", "KEY", "AUTHORITY"):
         monkeypatch.delenv(f"CLUPY_TLS_{name}")
-    with pytest.raises(clupy.ConfigurationError, match=rf"neither {tmp_path}/config/clupy/user.crt nor {tmp_path}/etc/user.crt"
-                       r": ask .*pki issue user NAME\), or.* use unix:/run/clupy/master.sock"):
+    with pytest.raises(clupy.ConfigurationError, match=rf"neither {tmp_path}/config/clupy/user.crt nor {tmp_path}/etc/user"
+                       r".crt: ask .*pki issue user NAME\), or.* use unix:/run/clupy/master.sock"):
         clupy.Client(secure.url).parallel(same)(1)
     etc, own = tmp_path / "etc", tmp_path / "config/clupy"
     bob = certificates.authority.user("bob")
@@ -263,10 +270,8 @@ def test_names(certificates: Certificates) -> None:
         spoilt = bytearray(data)
         for _ in range(random.randint(1, 4)):
             spoilt[random.randrange(len(spoilt))] = random.randrange(256)
-        try:
+        with contextlib.suppress(ValueError):
             _x509.read_certificate(ssl.DER_cert_to_PEM_cert(bytes(spoilt[:random.randint(1, len(spoilt))])))
-        except ValueError:
-            pass
 
 
 # Connections.
