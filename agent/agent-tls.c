@@ -51,6 +51,7 @@ static int open_context(AgentTls *t, sd_event *event) {
         _cleanup_(freep) char *message = NULL;
         int r;
 
+        tls_protect_memory();
         r = tls_context_new(event, &options, &handlers, t, &t->context, &message);
         if (r < 0) {
                 if (message)

@@ -8,6 +8,7 @@
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <sys/inotify.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 
 #include "time-util.h"
@@ -367,6 +368,13 @@ int tls_context_new(sd_event *event, const TlsContextOptions *options, const Tls
 }
 
 /* What others ask */
+
+void tls_protect_memory(void) {
+        /* The sanitizers' search for leaks is a debugger. */
+#ifndef __SANITIZE_ADDRESS__
+        (void) prctl(PR_SET_DUMPABLE, 0);
+#endif
+}
 
 TlsSide tls_context_side(const TlsContext *c) {
         return c->side;

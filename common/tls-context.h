@@ -53,6 +53,9 @@ void tls_context_stop(TlsContext *c);
 /* Reads the files again now, whatever the watch says, and calls a handler. Returns 0, a negative errno. */
 int tls_context_reload(TlsContext *c);
 
+/* For daemons, before there is a private key in memory: no core file, no debugger of the same user. */
+void tls_protect_memory(void);
+
 TlsSide tls_context_side(const TlsContext *c);
 /* Who we are ourselves; NULL without a certificate. */
 const Identity *tls_context_identity(const TlsContext *c);

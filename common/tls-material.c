@@ -103,7 +103,12 @@ static int load_key(const char *path, IdentityRole role, EVP_PKEY **ret, char **
         r = file_open(path, FILE_MAX, role, true, &text, &bio, ret_message);
         if (r >= 0) {
                 *ret = PEM_read_bio_PrivateKey(bio, NULL, no_passphrase, NULL);
-                if (!*ret) {
+                /* What the units give for a credential that does not exist. */
+                if (!*ret && streq(text, "none")) {
+                        set_message(ret_message,
+                                    strformat("%s: there is no private key: %s", path, remedy_table[role]));
+                        r = -ENOENT;
+                } else if (!*ret) {
                         set_message(ret_message,
                                     strformat("%s: is no private key in PEM form without passphrase", path));
                         r = -EBADMSG;

@@ -63,6 +63,7 @@ int master_tls_open(Manager *m) {
 
         if (!master_config_needs_tls(config))
                 return 0;
+        tls_protect_memory();
         r = tls_context_new(m->event, &options, &handlers, m, &m->tls.context, &message);
         if (r < 0)
                 return log_error_errno(message ? 0 : r, "%s", message ?: "Cannot set up TLS"), r;
