@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from certificates import Authority, Pair  # noqa: E402
 
-DEFAULT = "plain"
+DEFAULT = "tls"
 
 
 class Way(Protocol):
@@ -101,7 +101,7 @@ class Issued:
 
     authority: Authority
 
-    @functools.lru_cache(maxsize=None)  # noqa: B019
+    @functools.cache  # noqa: B019
     def pair(self, identity: str) -> Pair:
         file = identity.replace(":", "-")
         if identity == "clupy:master":
@@ -117,20 +117,20 @@ class Issued:
                        f"revoked: {self.authority.folder}/ca.crl}}"}
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def issued() -> Issued:
     """Of an authority of this run's own."""
     return Issued(Authority(Path(_folder().name) / "pki"))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="clupy-test-pki-")
 
 
 def default() -> Way:
     """What everybody takes who is not told otherwise."""
-    name = os.environ.get("CLUPY_TEST_WAY", DEFAULT)
+    name = os.environ.get("CLUPY_TEST_WAY") or DEFAULT
     return issued() if name == "tls" else Plain()
 
 

@@ -19,6 +19,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import ways  # noqa: E402
 from wire import (Agent, Client, Closed, Json, Operator, Wire, encode, new_id,  # noqa: E402
                   reported)
 
@@ -33,7 +34,8 @@ class Master:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.config = directory / "master.yaml"
-        lines = {"listen": f'["127.0.0.1:{self.port}"]', "state_directory": str(directory / "state"), **config}
+        lines = {"listen": f'["127.0.0.1:{self.port}"]', "state_directory": str(directory / "state"),
+                 **ways.default().configuration(self.port), **config}
         self.config.write_text("".join(f"{key}: {value}\n" for key, value in lines.items()))
         self.process: subprocess.Popen[str] | None = None
         self.log = directory / "log"
@@ -804,8 +806,9 @@ def test_status_and_lists(master: Master) -> None:
     task = agent.dispatched(1)[0]
     agent.started([task])
     status = operator.query("status")
+    insecure = isinstance(ways.default(), ways.Plain)
     assert status["nodes"] == {"ready": 1, "suspect": 0, "lost": 0, "drained": 0}
-    assert status["tasks"]["queued"] == 2 and status["clients"] == 1 and status["insecure"] is True
+    assert status["tasks"]["queued"] == 2 and status["clients"] == 1 and status["insecure"] is insecure
     assert status["listen"] == [f"127.0.0.1:{master.port}"]
     rows = operator.query("tasks", owner="alice", limit=2)
     assert rows["total"] == 3 and len(rows["tasks"]) == 2 and rows["tasks"][0]["name"] == "primes"
