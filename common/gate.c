@@ -78,6 +78,10 @@ int gate_new(const GateLimits *limits, Gate **ret) {
         return 0;
 }
 
+void gate_set_limits(Gate *gate, const GateLimits *limits) {
+        gate->limits = *limits;
+}
+
 Gate *gate_ref(Gate *gate) {
         gate->n_ref++;
         return gate;

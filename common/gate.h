@@ -45,6 +45,8 @@ GateOrigin gate_origin(const struct sockaddr *address, uid_t uid);
 
 /* Returns 0, -ENOMEM. */
 int gate_new(const GateLimits *limits, Gate **ret);
+/* Others from now on. Who is in stays in. */
+void gate_set_limits(Gate *gate, const GateLimits *limits);
 Gate *gate_ref(Gate *gate);
 Gate *gate_unref(Gate *gate); /* takes NULL, returns NULL */
 DEFINE_CLEANUP(Gate, gate_unref);

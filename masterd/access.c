@@ -44,7 +44,7 @@ static const char *const right_names[] = { "run", "view-all", "manage-all" };
 /* One user's, a group's, or the default. */
 typedef struct AccessEntry {
         char *name;
-        ListLink link; /* of the groups */
+        ListLink link;  /* of the groups */
         unsigned given; /* 1 << AccessField */
         unsigned running, rights;
         uint64_t mcpus, memory;

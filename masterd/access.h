@@ -10,9 +10,8 @@
 /* Who may do how much: the section `access` of clupy.master.yaml.
  *
  *     access:
- *             default: {running: 1000, cpus: 0, memory: 0, priority: 100, policies: [default], rights: [run]}
- *             users: {alice: {priority: 10, cpus: 64}}
- *             groups: {science: {members: [alice, bob], running: 100}}
+ *             default: {running: 1000, cpus: 0, memory: 0, priority: 100, policies: [default], rights:
+ * [run]} users: {alice: {priority: 10, cpus: 64}} groups: {science: {members: [alice, bob], running: 100}}
  *
  * What a user's entry does not say its groups' do, in the order of the file, and then `default`; what that
  * does not say has the values above. `default: none`: who is in no entry may do nothing. Without the section

@@ -122,8 +122,8 @@ static int check_job(Session *session, Job *job) {
         if (r >= 0 && !job->refused)
                 r = check_quota(job);
         if (r >= 0 && job->refused) {
-                _cleanup_(freep) char *what = strformat("job %s (%s): %s", ID_HEX(job->id), job->name,
-                                                        job->refused);
+                _cleanup_(freep) char *what =
+                        strformat("job %s (%s): %s", ID_HEX(job->id), job->name, job->refused);
 
                 access_log_refusal(session->user,
                                    session->peer ? connection_peer(session->peer->connection) : NULL,
@@ -266,8 +266,8 @@ static int read_task(Session *session, json_object *t, const Frame *frame) {
         job = hashmap_get(session->jobs, &job_id);
         if (!job)
                 return -EBADMSG;
-        if (session->n_unfinished >= m->config->task_window ||
-            session->n_tasks >= 2 * m->config->task_window || m->n_tasks >= MANAGER_TASKS_MAX)
+        if (session->n_unfinished >= m->task_window || session->n_tasks >= 2 * m->task_window ||
+            m->n_tasks >= MANAGER_TASKS_MAX)
                 return -EDQUOT;
         r = task_new(session, job, id, &task);
         if (r < 0)
@@ -516,12 +516,12 @@ static int run_query(Peer *peer, json_object *json) {
                 }
         }
         error = query_run(peer->manager, &asker, verb, args, &result, &message);
+        if (error == QUERY_NOT_ALLOWED)
+                query_log_refusal(&asker, verb, message);
         if (error == QUERY_OK)
                 send_answer(peer, id, result, false);
         else
                 send_failure(peer, id, query_error_to_string(error), strempty(message));
-        if (error == QUERY_NOT_ALLOWED)
-                query_log_refusal(&asker, verb, message);
         return 0;
 }
 

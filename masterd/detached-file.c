@@ -19,14 +19,15 @@
 #include "task.h"
 
 /* All that is kept is on disk before anybody is told that it is. A file of any size is flushed without the
- * loop waiting for all of it: each MiB is given to the disk as soon as it has come, and the one that was given
- * to it two MiB before is waited for, which is there by then unless the disk is slower than the sender. The
- * flush at the end finds little left to write: it takes about as long as that of a task's record. */
+ * loop waiting for all of it: each MiB is given to the disk as soon as it has come, and the one that was
+ * given to it two MiB before is waited for, which is there by then unless the disk is slower than the
+ * sender. The flush at the end finds little left to write: it takes about as long as that of a task's
+ * record. */
 enum {
         CHUNK = 1 << 20,
         CHUNKS_BEHIND = 2,
-        ALLOCATE_FROM = 64 << 10,  /* bytes: room for more is made sure of before the first byte comes */
-        DISK_RESERVE = 16 << 20, /* bytes: what the master needs for itself */
+        ALLOCATE_FROM = 64 << 10, /* bytes: room for more is made sure of before the first byte comes */
+        DISK_RESERVE = 16 << 20,  /* bytes: what the master needs for itself */
 };
 
 const char *const detached_part_names[_PART_MAX] = { "args", "code", "result" };

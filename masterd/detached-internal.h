@@ -5,8 +5,8 @@
 #include "list.h"
 #include "stream.h"
 
-/* What the parts of detached.c share: detached-file.c has the files, detached-record.c what is written down of
- * a task, detached.c its life. */
+/* What the parts of detached.c share: detached-file.c has the files, detached-record.c what is written down
+ * of a task, detached.c its life. */
 
 typedef enum DetachedPart {
         PART_ARGS,
@@ -23,10 +23,10 @@ typedef struct Transfer Transfer;
 struct Detached {
         Task *task;
         ListLink link, due;
-        bool held;            /* not queued before it has been written down */
-        bool recorded;        /* it has */
-        bool stuck;           /* there was no room for its result */
-        bool ready[_PART_MAX]; /* of code see detached_code_ready() */
+        bool held;                 /* not queued before it has been written down */
+        bool recorded;             /* it has */
+        bool stuck;                /* there was no room for its result */
+        bool ready[_PART_MAX];     /* of code see detached_code_ready() */
         uint64_t bytes[_PART_MAX]; /* counted against `detached.total`; code is counted with itself */
         DetachedCode *code;
         ListLink code_waiter; /* another task's transfer brings it */
@@ -43,9 +43,9 @@ int detached_code_use(Detached *d);
 void detached_code_leave(Detached *d);
 bool detached_code_ready(const Detached *d);
 
-/* Fetches the part from whoever has it, or writes the argument that is there. detached_part_done() follows, at
- * once or later, unless it is there already or on its way. Returns 0, -EDQUOT over `detached.total`, -ENOSPC,
- * -EFBIG, -errno. */
+/* Fetches the part from whoever has it, or writes the argument that is there. detached_part_done() follows,
+ * at once or later, unless it is there already or on its way. Returns 0, -EDQUOT over `detached.total`,
+ * -ENOSPC, -EFBIG, -errno. */
 int detached_part_keep(Detached *d, DetachedPart part);
 void detached_part_cancel(Detached *d, DetachedPart part);
 /* The file and what it counts. Not for code. */

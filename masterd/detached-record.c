@@ -32,8 +32,8 @@ int detached_record_write(const Task *task) {
 
         if (!m->store)
                 return 0;
-        if (json_new_object(&j) < 0 || json_add_id(j, "job", job->id) < 0 || json_add_string(j, "name", job->name) < 0 ||
-            json_add_string(j, "code", job->code) < 0 ||
+        if (json_new_object(&j) < 0 || json_add_id(j, "job", job->id) < 0 ||
+            json_add_string(j, "name", job->name) < 0 || json_add_string(j, "code", job->code) < 0 ||
             json_add_uint64(j, "code_size", job->code_size) < 0 ||
             json_add_uint64(j, "mcpus", job->mcpus) < 0 || json_add_uint64(j, "memory", job->memory) < 0 ||
             json_add_uint64(j, "tasks_max", job->tasks_max) < 0 ||

@@ -10,8 +10,9 @@
 
 /* Calls that outlive their client and the master. What they are is in the state store
  * (detached/<owner>/<id>), argument, code and result are files in <state_directory>/.detached. Until its
- * client goes or has its result, such a task is like any other; then it moves to a session of its user's that
- * never ends. From there a client may attach to it, and again, until its result has been kept long enough. */
+ * client goes or has its result, such a task is like any other; then it moves to a session of its user's
+ * that never ends. From there a client may attach to it, and again, until its result has been kept long
+ * enough. */
 
 /* Soon writes the task down and begins to fetch its argument and code. hold: it is not in a queue before all
  * of that is on disk, and is refused to its client if it cannot be; else it goes on as an ordinary one then.

@@ -22,7 +22,16 @@ static void on_stop(Daemon *d, void *userdata) {
         daemon_exit(d, EXIT_SUCCESS);
 }
 
-static const DaemonHandlers handlers = { .stop = on_stop };
+/* What --config named. */
+static const char *config_path;
+
+static void on_reload(Daemon *d, void *userdata) {
+        Manager **manager = userdata;
+
+        (void) manager_reload(*manager, config_path);
+}
+
+static const DaemonHandlers handlers = { .stop = on_stop, .reload = on_reload };
 
 int main(int argc, char *argv[]) {
         _cleanup_(daemon_freep) Daemon *daemon = NULL;
@@ -35,7 +44,8 @@ int main(int argc, char *argv[]) {
         r = daemon_parse_arguments(&program, argc, argv, NULL, &arguments);
         if (r != DAEMON_GO_ON)
                 return r;
-        r = master_config_load(arguments.config, &config, &message);
+        config_path = arguments.config;
+        r = master_config_load(config_path, &config, &message);
         if (r < 0) {
                 if (message)
                         log_error("%s", message);
@@ -47,6 +57,8 @@ int main(int argc, char *argv[]) {
                 printf("%s: ok\n", arguments.config ?: "/etc/clupy/clupy.master.yaml");
                 return EXIT_SUCCESS;
         }
+        if (config->log_level >= 0)
+                log_set_level(config->log_level);
 
         r = daemon_new(&program, &handlers, &manager, &daemon);
         if (r < 0)

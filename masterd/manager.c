@@ -65,6 +65,7 @@ int manager_new(sd_event *event, MasterConfig *config, Manager **ret) {
         if (r < 0)
                 return r;
         m->config = config;
+        m->task_window = config->task_window; /* reload.c */
         *ret = TAKE_PTR(m);
         return 0;
 }
@@ -88,6 +89,7 @@ Manager *manager_free(Manager *m) {
         hashmap_free(m->nodes);
         history_free(m->history);
         hashmap_free(m->detached_codes);
+        reload_done(&m->reload);
         hashmap_free(m->owners); /* nothing refers to any by now */
         prioq_free(m->runnable);
         prioq_free(m->deadlines);
@@ -354,6 +356,16 @@ int manager_store_drain(Manager *m, const Node *node, bool drain) {
         return r == -ENOENT ? 0 : r;
 }
 
+/* The master does not start without its disk, and starts by itself as soon as it can. */
+static int state_error(Manager *m, int error, const char *what) {
+        if (error == -ENOSPC || error == -EDQUOT)
+                return log_error_errno(error,
+                                       "Cannot %s in %s, the disk is full: make room there (results of detached "
+                                       "calls are in %s/.detached); the master starts as soon as there is some",
+                                       what, m->config->state_directory, m->config->state_directory);
+        return log_error_errno(error, "Cannot %s in %s", what, m->config->state_directory);
+}
+
 /* Each start has an epoch of its own, on disk before anything is obeyed. */
 static int count_epoch(Manager *m) {
         _cleanup_(freep) char *value = NULL;
@@ -370,7 +382,7 @@ static int count_epoch(Manager *m) {
         n = snprintf(text, sizeof(text), "%" PRIu64, m->epoch);
         r = state_store_set(m->store, "epoch", text, (size_t) n);
         if (r < 0)
-                return log_error_errno(r, "Cannot write the epoch in %s", m->config->state_directory);
+                return state_error(m, r, "write the epoch");
         return 0;
 }
 
@@ -449,7 +461,7 @@ int manager_start(Manager *m) {
         if (r == -EBUSY)
                 return log_error_errno(r, "Another clupy-masterd uses %s", m->config->state_directory);
         if (r < 0)
-                return log_error_errno(r, "Cannot open the state directory %s", m->config->state_directory);
+                return state_error(m, r, "open the state store");
         r = count_epoch(m);
         if (r < 0)
                 return r;

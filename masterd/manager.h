@@ -15,6 +15,7 @@
 #include "master-config.h"
 #include "memory-util.h"
 #include "prioq.h"
+#include "reload.h"
 #include "state-store.h"
 #include "stream.h"
 #include "task.h"
@@ -35,6 +36,8 @@ struct Manager {
         Daemon *daemon; /* NULL in tests */
         MasterConfig *config;
         uint64_t config_generation; /* counts how often it was read again */
+        unsigned task_window;       /* the largest that it has had (see reload.c) */
+        Reload reload;
         StateStore *store; /* NULL in tests */
         uint64_t epoch;
         uint64_t started_at; /* realtime µs */

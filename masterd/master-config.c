@@ -268,3 +268,68 @@ int master_config_load(const char *explicit_path, MasterConfig **ret, char **ret
         *ret = TAKE_PTR(config);
         return 0;
 }
+
+/* Reading it again (reload) */
+
+static const char *const live_keys[] = {
+        "access",          "client_timeout",     "detached.keep",      "detached.size", "detached.total",
+        "limits.burst",    "limits.per_address", "limits.rate",        "limits.unproven", "log_level",
+        "log_memory",      "log_tail",           "max_retries",        "overcommit_memory", "policies",
+        "task_window",
+};
+
+static bool key_is_live(const char *key) {
+        return name_table_find(live_keys, ELEMENTSOF(live_keys), key) >= 0;
+}
+
+/* Bytes of the item's field. */
+static size_t field_size(const ConfigItem *item) {
+        if (item->parse == config_parse_bool)
+                return sizeof(bool);
+        if (item->parse == config_parse_unsigned)
+                return sizeof(unsigned);
+        if (item->parse == config_parse_enum)
+                return sizeof(int);
+        /* Whole numbers of 64 bit, doubles and pointers. */
+        return sizeof(uint64_t);
+}
+
+static bool strv_equal(char *const *left, char *const *right) {
+        if (strv_length((char **) left) != strv_length((char **) right))
+                return false;
+        for (; left && *left; left++, right++)
+                if (!streq(*left, *right))
+                        return false;
+        return true;
+}
+
+static bool field_equal(const ConfigItem *item, const void *left, const void *right) {
+        if (item->parse == config_parse_strv)
+                return strv_equal(*(char *const *const *) left, *(char *const *const *) right);
+        if (item->parse == config_parse_path || item->parse == config_parse_string)
+                return streq_ptr(*(char *const *) left, *(char *const *) right);
+        return memcmp(left, right, field_size(item)) == 0;
+}
+
+int master_config_reload(MasterConfig *config, MasterConfig *again, char ***ret_waiting) {
+        _cleanup_(strv_freep) char **waiting = NULL;
+        char *fields = (char *) config, *others = (char *) again;
+
+        for (size_t i = 0; i < ELEMENTSOF(items); i++)
+                if (!key_is_live(items[i].key) &&
+                    !field_equal(items + i, fields + items[i].offset, others + items[i].offset) &&
+                    strv_extend(&waiting, items[i].key) < 0)
+                        return -ENOMEM;
+        for (size_t i = 0; i < ELEMENTSOF(items); i++) {
+                size_t size = field_size(items + i);
+                char kept[sizeof(uint64_t)];
+
+                if (!key_is_live(items[i].key))
+                        continue;
+                memcpy(kept, fields + items[i].offset, size);
+                memcpy(fields + items[i].offset, others + items[i].offset, size);
+                memcpy(others + items[i].offset, kept, size);
+        }
+        *ret_waiting = TAKE_PTR(waiting);
+        return 0;
+}

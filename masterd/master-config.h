@@ -49,5 +49,10 @@ bool master_config_is_insecure(const MasterConfig *config, const char *address);
 /* Any of them does not: certificates are needed. */
 bool master_config_needs_tls(const MasterConfig *config);
 
+/* A running daemon's has been read again: what may change while it runs is exchanged between the two.
+ * ret_waiting gets the keys that differ and have to wait for a restart (strv, NULL for none). Returns 0,
+ * -ENOMEM: then nothing has been exchanged. */
+int master_config_reload(MasterConfig *config, MasterConfig *again, char ***ret_waiting);
+
 /* The checks behind the files: addresses against `insecure`, defaults that depend on others. */
 int master_config_finish(MasterConfig *config, char **ret_message);

@@ -13,8 +13,8 @@
 #include "types.h"
 
 /* A user, with all that is found by an id: nothing is found without the name of who owns it. Whoever knows
- * the id of another's task gets an own one under it, and learns nothing. Lives as long as something refers to
- * it: sessions, attempts, remembered tasks. */
+ * the id of another's task gets an own one under it, and learns nothing. Lives as long as something refers
+ * to it: sessions, attempts, remembered tasks. */
 struct Owner {
         Manager *manager;
         char *name;

@@ -166,7 +166,8 @@ void peer_refuse_not_allowed(Peer *peer, const char *who, const char *message) {
         log_struct(LOG_WARNING,
                    log_field("MESSAGE=Refused %s at %s%s: %s", who ?: "somebody", from, account, message),
                    log_field("MESSAGE_ID=%s", PEER_REFUSED_MESSAGE_ID),
-                   log_field("CLUPY_OWNER=%s", strempty(who)), log_field("CLUPY_PEER=%s", from));
+                   log_field("CLUPY_OWNER=%s", strempty(who)), log_field("CLUPY_PEER=%s", from),
+                   log_field("CLUPY_REASON=not-allowed")); /* as access_log_refusal() */
         peer_refuse(peer, "not-allowed", message, NULL);
 }
 
@@ -298,6 +299,7 @@ static bool check_certificate(Peer *peer, PeerRole role, json_object *json) {
  * then. Returns false when the peer was refused. */
 static bool check_user(Peer *peer, json_object *json) {
         _cleanup_(freep) char *message = NULL;
+        AccessLimits access_limits;
         const char *user;
 
         if (peer->local && !peer->owner) {
@@ -325,6 +327,14 @@ static bool check_user(Peer *peer, json_object *json) {
         /* Where nobody proves anything, a name is all there is. */
         if (!peer->owner)
                 peer->admin = streq(user, "root");
+        access_resolve(peer->manager->config->access, user, &access_limits);
+        if (!access_limits.known && !peer->admin) {
+                message = strformat("%s is in no entry of the table `access` of clupy.master.yaml, and others "
+                                    "may not use this cluster",
+                                    user);
+                peer_refuse_not_allowed(peer, user, strempty(message));
+                return false;
+        }
         return true;
 }
 

@@ -214,6 +214,7 @@ static QueryError query_status(Query *q) {
         (void) master_tls_warnings(m, &warnings);
         for (char **s = warnings; s && *s; s++)
                 (void) json_append_string(list, *s);
+        (void) reload_add(&m->reload, q->result, list);
         (void) json_add_string(q->result, "python", CLUPY_PYTHON_VERSION);
         if (json_add_new_array(q->result, "listen", &list) < 0)
                 return QUERY_FAILED;

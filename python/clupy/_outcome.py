@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Dict, Mapping, Optional, Type
 
 from ._failures import (
     CancelledError,
@@ -15,6 +15,8 @@ from ._failures import (
     ExitError,
     MemoryLimitError,
     NodeLostError,
+    NotAllowedError,
+    QuotaError,
     RefusedError,
     ResultPicklingError,
     SignalError,
@@ -54,7 +56,9 @@ def failure_of(outcome: Mapping[str, Any], name: str, node: Optional[str], unit:
     if kind == "node-lost":
         return NodeLostError(node, _integer(outcome, "attempts") or 1, name=name, unit=unit, task=task)
     if kind == "refused":
-        error: ClupyError = RefusedError(f"the cluster does not take {name}: {_text(outcome, 'message', 'no reason given')}")
+        kinds: Dict[str, Type[ClupyError]] = {"not-allowed": NotAllowedError, "quota": QuotaError}
+        error: ClupyError = kinds.get(_text(outcome, "reason"), RefusedError)(
+            f"the cluster does not take {name}: {_text(outcome, 'message', 'no reason given')}")
     else:
         message = _text(outcome, "message")
         error = ClupyError(f"{name} ended in a way that this client does not know ({kind}){message and ': ' + message}; "
