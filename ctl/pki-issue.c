@@ -73,7 +73,7 @@ static void print_copy(const Identity *identity, const char *folder) {
         }
 }
 
-static int print_issued(const Ctl *ctl, X509 *certificate, const char *folder, bool key) {
+int pki_print_issued(const Ctl *ctl, X509 *certificate, const char *folder, bool key) {
         Issued issued = { 0 };
         int r;
 
@@ -203,7 +203,7 @@ int pki_issue(Ctl *ctl) {
                 (void) authority_revoke(a, &certificate, 1, REVOCATION_CESSATION, pki_now());
                 return pki_fail(ctl, r, path, file);
         }
-        return print_issued(ctl, TAKE_PTR(certificate), path, true);
+        return pki_print_issued(ctl, TAKE_PTR(certificate), path, true);
 }
 
 /* The certificate of that role in the authority's own folder, if it has this key. */
@@ -249,7 +249,7 @@ static int renew_one(Ctl *ctl, Authority *a, const Issued *former, unsigned days
         r = folder_write_file(folder, name, 0644, pem, strlen(pem), FOLDER_REPLACE);
         if (r < 0)
                 return pki_fail(ctl, r, path, name);
-        return print_issued(ctl, TAKE_PTR(certificate), path, false);
+        return pki_print_issued(ctl, TAKE_PTR(certificate), path, false);
 }
 
 /* Of several certificates for one key only the last one is renewed. */

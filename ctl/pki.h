@@ -52,5 +52,9 @@ int pki_show(Ctl *ctl);
  * after it has told the user what went wrong. */
 int pki_select(const Ctl *ctl, const Issued *list, size_t n, const char *selector, bool *chosen);
 
+/* Says what was issued, or renewed (key: with a new key, and what has to be copied). Takes the certificate.
+ * Returns the exit status. */
+int pki_print_issued(const Ctl *ctl, X509 *certificate, const char *folder, bool key);
+
 /* Renews this machine's certificates through the master: there is no authority here. */
 int pki_renew_remotely(Ctl *ctl);

@@ -93,6 +93,8 @@ static int answer(JoinRequest *request, const char *certificate) {
         if (r < 0)
                 return r;
         log_notice("%s at %s got a certificate", request->who, connection_peer(connection));
+        /* Not one of those who were turned away. */
+        connection_established(connection);
         request->peer->join = join_request_free(request);
         connection_finish(connection, 0, "The certificate was handed out");
         return 0;
