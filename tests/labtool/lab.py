@@ -129,7 +129,7 @@ class Lab:
             layer.mkdir()
         self.network.create()
         names = self.node_names()
-        pki = None if insecure or installed is None else Pki(self.directory / "pki", layer)
+        pki = None if insecure or installed is None else Pki(self.directory / "pki", layer, names)
         for node in self.nodes():
             self.network.attach(node.name)
             node.create(names, host_memory() // (agents + 2), layer, self.shared, pki)

@@ -16,13 +16,19 @@ FOLDER = "/etc/clupy/pki"
 class Pki:
     """The authority of a lab. It lives on the master's node afterwards: there `clupyctl pki` goes on with it."""
 
-    def __init__(self, directory: Path, installed: Path) -> None:
-        """directory is made. installed is the layer that holds the product."""
+    def __init__(self, directory: Path, installed: Path, nodes: list[str]) -> None:
+        """directory is made. installed is the layer that holds the product; nodes are those of the lab."""
         self._directory = directory
         self._authority = directory / "authority"
         self._program = installed / "usr/bin/clupyctl"
         directory.mkdir()
         self._run("init", "--name", "master", "--name", network.address("master"))
+        # Before the authority moves to its node: what it does not know it could not revoke.
+        for node in nodes:
+            if content.role_of(node) == "agent":
+                self._issue("agent", node)
+        self._issue("user", content.USER)
+        self._issue("admin", "root")
 
     def _run(self, verb: str, *arguments: str) -> None:
         run_quiet(f"clupyctl pki {verb}", [str(self._program), "pki", verb, "--folder", str(self._authority), *arguments])
@@ -51,3 +57,7 @@ def _copy(upper: content.Upper, source: Path, folder: str, owner: int) -> None:
         path = upper.path(f"{folder}/{file.name}")
         shutil.copy(file, path)
         os.chown(path, owner, owner)
+    if owner:
+        # A renewal writes there.
+        os.chown(path.parent, owner, owner)
+        os.chown(path.parent.parent, owner, owner)
