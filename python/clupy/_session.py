@@ -552,6 +552,9 @@ class Session:
         self._drop_fetch(task)
         self._forget(task)
         self._acks.append(task.id)
+        outcome = result.get("outcome")
+        if task.limit_ms and isinstance(outcome, dict) and outcome.get("kind") == "deadline":
+            outcome["limit_ms"] = task.limit_ms  # the master knows only what was left of it when the call came there
         task.future._complete(result, payload)
 
     def _forget(self, task: Task) -> None:

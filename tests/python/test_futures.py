@@ -339,6 +339,14 @@ def test_the_goodbye_arrives_at_a_master_that_is_talking() -> None:
         master.wait_for(lambda: master.frames and master.frames[-1][0] == GOODBYE)
 
 
+def test_a_deadline_is_told_as_it_was_given() -> None:
+    """The master is told what is left of it, which is less."""
+    with FakeMaster(run=lambda code, args: ({"kind": "deadline", "limit_ms": 1998}, b"")) as master:
+        with clupy.Client(master.url) as client:
+            failure = client.parallel(same, deadline=2)(1).exception(20)
+    assert isinstance(failure, clupy.DeadlineError) and "deadline of 2s" in str(failure)
+
+
 def test_leaving_quietly(master: FakeMaster) -> None:
     process = _program(master)
     _feed(process, """
