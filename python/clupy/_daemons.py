@@ -31,6 +31,7 @@ EXIT_CONFIG = 78
 PROGRAM_DIRECTORY = Path("/usr/lib/clupy")
 RUNTIME_DIRECTORY = Path("/run/clupy")
 MASTER_STATE = Path("/var/lib/clupy-master")
+PKI_DIRECTORY = Path("/etc/clupy/pki")
 MASTER_USER, AGENT_USER = "clupy-master", "clupy"
 _STOP_TIMEOUT = 20.0  # seconds until a daemon that does not stop is killed
 
@@ -110,9 +111,11 @@ def _run_master() -> int:
     MASTER_STATE.mkdir(mode=0o700, exist_ok=True)
     os.chown(MASTER_STATE, user.pw_uid, user.pw_gid)
     local = Path("clupy.master.yaml").absolute()
-    daemons = _Daemons()
-    daemons.start([program, *(["--config", str(local)] if local.exists() else [])], user)
-    return daemons.wait()
+    with tempfile.TemporaryDirectory(prefix="clupy-master-", dir="/run") as folder:
+        daemons = _Daemons()
+        daemons.start([program, *(["--config", str(local)] if local.exists() else [])], user,
+                      _credentials("master.key", user, Path(folder)))
+        return daemons.wait()
 
 
 def _run_node(master_url: Optional[str]) -> int:
@@ -120,7 +123,7 @@ def _run_node(master_url: Optional[str]) -> int:
     _require_root("--serve", "clupy-agent")
     user = _user(AGENT_USER)
     local = Path("clupy.server.yaml").absolute()
-    with tempfile.TemporaryDirectory(prefix="clupy-serve-") as folder:
+    with tempfile.TemporaryDirectory(prefix="clupy-serve-", dir="/run") as folder:
         config = local if local.exists() else None
         if master_url is not None:
             config = _with_master(local, master_url, Path(folder))
@@ -131,8 +134,26 @@ def _run_node(master_url: Optional[str]) -> int:
             return status
         daemons = _Daemons()
         daemons.start([launcher])
-        daemons.start([agent, *given], user)
+        daemons.start([agent, *given], user, _credentials("agent.key", user, Path(folder)))
         return daemons.wait()
+
+
+def _credentials(name: str, user: pwd.struct_passwd, folder: Path) -> Dict[str, str]:
+    """Hands a private key, which root alone can read, to a daemon as its unit's LoadCredential= does. Returns what the
+    daemon's environment needs for it."""
+    try:
+        key = (PKI_DIRECTORY / name).read_bytes()
+    except FileNotFoundError:  # the configuration names another one, or does without TLS; else the daemon says so
+        return {}
+    directory = folder / "credentials"
+    directory.mkdir(mode=0o700)
+    descriptor = os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
+    with open(descriptor, "wb") as file:
+        file.write(key)
+        os.chown(descriptor, user.pw_uid, user.pw_gid)
+    os.chown(directory, user.pw_uid, user.pw_gid)
+    folder.chmod(0o711)  # its name is known to the daemon alone, and the folder within is the daemon's
+    return {"CREDENTIALS_DIRECTORY": str(directory)}
 
 
 def _with_master(local: Path, url: str, folder: Path) -> Path:
@@ -156,7 +177,7 @@ def _with_master(local: Path, url: str, folder: Path) -> Path:
     content["master"] = "clupy://" + ",".join(map(_config.format_address, target.addresses))
     if target.insecure:
         content["insecure"] = True
-    folder.chmod(0o755)
+    folder.chmod(0o711)
     path = folder / "clupy.server.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False), "utf-8")
     path.chmod(0o644)
@@ -177,11 +198,13 @@ class _Daemons:
         self._told = True
         self._changed.set()
 
-    def start(self, command: List[str], user: Optional[pwd.struct_passwd] = None) -> None:
-        options: Dict[str, Any] = {}
+    def start(self, command: List[str], user: Optional[pwd.struct_passwd] = None,
+              environment: Optional[Dict[str, str]] = None) -> None:
+        """environment: what is added to this program's own. They run in /, as services do."""
+        options: Dict[str, Any] = {"env": {**os.environ, **(environment or {})}, "cwd": "/"}
         if user is not None:
             groups = os.getgrouplist(user.pw_name, user.pw_gid)
-            options = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": groups}
+            options.update(user=user.pw_uid, group=user.pw_gid, extra_groups=groups)
         # In a session of its own: Ctrl-C comes here, and ends them in order.
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, **options)
         self._children.append(child)
