@@ -184,11 +184,12 @@ class TlsEnd:
                     moved = True
                 except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                     pass
-            if not back:
+            if not back and not ended:
                 try:
                     back = tls.recv(1 << 18)
                     if not back:
-                        raise EOFError
+                        ended = True
+                        self._plain.shutdown(socket.SHUT_WR)
                 except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                     pass
             if back:
@@ -198,7 +199,7 @@ class TlsEnd:
                 except BlockingIOError:
                     pass
             if not moved:
-                select.select([*([] if out else [self._plain]), *([] if back else [tls])],
+                select.select([*([] if out else [self._plain]), *([] if back or ended else [tls])],
                               [*([tls] if out else []), *([self._plain] if back else [])], [], 10)
 
 
