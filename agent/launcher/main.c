@@ -59,7 +59,7 @@ int main(int argc, char *argv[]) {
         if (r < 0)
                 return EXIT_FAILURE;
         if (state) {
-                upgrade_report(state);
+                upgrade_finish(manager, state);
                 daemon_ready(daemon, "Upgraded");
                 manager_status(manager);
         } else

@@ -155,6 +155,8 @@ static void advance(Pair *pair) {
         pair_set_state(pair, PAIR_READY);
         if (pair->attempt)
                 attempt_pair_ready(pair->attempt);
+        else if (pair->zygote->state != ZYGOTE_WARM) /* nobody is going to take it */
+                pair_discard(pair, NULL, 0);
         manager_kick(pair->manager);
 }
 

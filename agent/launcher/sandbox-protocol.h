@@ -13,6 +13,10 @@
 
 #define SANDBOX_CONTROL_FD 3 /* of spawner and stage */
 
+/* In place of a slot, and without a socket: the spawner is to execute its program again, which may be a
+ * newer one. There is no reply. */
+#define SPAWN_AGAIN UINT32_MAX
+
 typedef struct SpawnRequest { /* fd: the stage's socket */
         uint32_t slot;
         uint32_t reserved;

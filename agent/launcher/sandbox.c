@@ -6,6 +6,7 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include "build-config.h"
 #include "fd-util.h"
 #include "sandbox-switch.h"
 
@@ -22,6 +23,15 @@ _noreturn_ static void exec_stage(int socket) {
         _exit(127);
 }
 
+/* The launcher has been upgraded. Whoever it is then, it has the same pid, socket and parent. Returns when
+ * that is not possible, and all goes on with this one. */
+static void exec_again(void) {
+        char *const arguments[] = { (char *) "clupy-sandbox", (char *) "spawner", NULL };
+        char *const variables[] = { NULL };
+
+        (void) execve(CLUPY_PROGRAM_DIR "/" SANDBOX_PROGRAM, arguments, variables);
+}
+
 _noreturn_ static void spawner_main(void) {
         if (die_with_launcher(SANDBOX_CONTROL_FD) < 0)
                 _exit(EXIT_FAILURE);
@@ -31,6 +41,11 @@ _noreturn_ static void spawner_main(void) {
 
                 if (message_receive(SANDBOX_CONTROL_FD, &request, sizeof(request), &socket, 1) < 0)
                         _exit(EXIT_SUCCESS);
+                if (request.slot == SPAWN_AGAIN) {
+                        close_fd(socket);
+                        exec_again();
+                        continue;
+                }
                 pid_t pid = sandbox_clone(CLONE_PARENT | CLONE_NEWNS, &pidfd);
                 if (pid == 0)
                         exec_stage(socket);

@@ -153,3 +153,11 @@ int spawner_order(Spawner *spawner, unsigned slot, int stage_socket) {
 
         return fd_send_with_fds(spawner->socket, &request, sizeof(request), &stage_socket, 1);
 }
+
+void spawner_renew(Spawner *spawner) {
+        const SpawnRequest request = { .slot = SPAWN_AGAIN };
+        int r = fd_send_with_fds(spawner->socket, &request, sizeof(request), NULL, 0);
+
+        if (r < 0)
+                log_warning_errno(r, "The spawner goes on with its former program");
+}

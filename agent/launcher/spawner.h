@@ -12,6 +12,9 @@ typedef struct ManagerRecord ManagerRecord;
 void spawner_save(const Spawner *spawner, ManagerRecord *record);
 int spawner_restore(Manager *manager, const ManagerRecord *record, Spawner **ret);
 
+/* Has it execute its program again, which may be a newer one. */
+void spawner_renew(Spawner *spawner);
+
 pid_t spawner_pid(const Spawner *spawner);
 /* Its death ends the launcher: no zygote could be made any more. */
 int spawner_attach(Spawner *spawner);

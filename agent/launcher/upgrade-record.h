@@ -36,7 +36,7 @@ typedef struct ManagerRecord {
         uint64_t base_filters;
         uint64_t lease_until_usec, frozen_at_usec; /* CLOCK_BOOTTIME */
         uint64_t begun_usec;                       /* CLOCK_MONOTONIC */
-        uint64_t program[4]; /* device, inode, time, size of the programs that made it */
+        uint64_t programs;                         /* what tells the programs from other versions of them */
         LauncherSettings settings;
         struct sock_filter filter[BPF_LIST_MAX + BPF_LIST_SPARE];
 } ManagerRecord;

@@ -40,8 +40,29 @@ struct Upgrade {
 
 static char *const path = (char *) (uintptr_t) BPF_LAUNCHER_PATH; /* once upgrade_prepare() has made it */
 static char **arguments;
+static uint64_t programs; /* which ones this process and what it starts are */
 
 /* ---- in the former version */
+
+/* Programs are replaced as files, never written to. */
+static uint64_t identify_programs(void) {
+        static const char *const names[] = { "clupy-launcher", "clupy-sandbox", "clupy-zygote" };
+        const char *slash = strrchr(path, '/');
+        char file[PATH_SIZE + 32];
+        struct stat st;
+        uint64_t hash = UINT64_C(0xcbf29ce484222325); /* FNV-1a, by words */
+
+        for (size_t i = 0; i < ELEMENTSOF(names); i++) {
+                (void) snprintf(file, sizeof(file), "%.*s/%s", (int) (slash - path), path, names[i]);
+                if (stat(file, &st) < 0)
+                        continue;
+                const uint64_t words[] = { st.st_dev, st.st_ino, (uint64_t) st.st_size,
+                                           (uint64_t) st.st_mtim.tv_sec, (uint64_t) st.st_mtim.tv_nsec };
+                for (size_t w = 0; w < ELEMENTSOF(words); w++)
+                        hash = (hash ^ words[w]) * UINT64_C(0x100000001b3);
+        }
+        return hash;
+}
 
 int upgrade_prepare(char *argv[]) {
         char program[PATH_SIZE];
@@ -56,6 +77,7 @@ int upgrade_prepare(char *argv[]) {
                 return -errno;
         memcpy(path, program, (size_t) n + 1);
         arguments = argv;
+        programs = identify_programs();
         return mprotect(page, PATH_SIZE, PROT_READ) < 0 ? -errno : 0;
 }
 
@@ -91,6 +113,7 @@ static int manager_save(const Manager *manager, ManagerRecord *record) {
         record->lease_until_usec = manager->lease_until_usec;
         record->frozen_at_usec = manager->frozen_at_usec;
         record->begun_usec = manager->upgrade->begun_usec;
+        record->programs = programs;
         record->settings = manager->settings;
         record->filter_size = list.n;
         memcpy(record->filter, list.instructions, sizeof(record->filter));
@@ -111,14 +134,21 @@ static void attempts_save(const Manager *manager, AttemptRecord *records) {
                 attempt_save(waiting, records + n++);
 }
 
-static int collect(const Manager *manager, UpgradeState **ret) {
-        _cleanup_(upgrade_state_freep) UpgradeState *state = NULL;
-        size_t n_zygotes = 0, n = 0;
-        int r;
+static size_t count_zygotes(const Manager *manager) {
+        size_t n = 0;
 
         LIST_FOREACH(Zygote, zygote, zygotes, &manager->zygotes)
-                n_zygotes++;
-        r = upgrade_state_new(n_zygotes, manager->n_pairs, hashmap_size(manager->attempts), &state);
+                n++;
+        return n;
+}
+
+static int collect(const Manager *manager, UpgradeState **ret) {
+        _cleanup_(upgrade_state_freep) UpgradeState *state = NULL;
+        size_t n = 0;
+        int r;
+
+        r = upgrade_state_new(count_zygotes(manager), manager->n_pairs, hashmap_size(manager->attempts),
+                              &state);
         if (r >= 0)
                 r = manager_save(manager, state->manager);
         if (r < 0)
@@ -460,8 +490,37 @@ int upgrade_restore(Manager *manager, const UpgradeState *state, const char **re
         return 0;
 }
 
-void upgrade_report(const UpgradeState *state) {
+/* What lives was made by the former version's programs. What runs goes on with them; what comes is not to.
+ */
+static void renew(Manager *manager) {
+        const size_t n = count_zygotes(manager);
+        Attempt *attempt;
+
+        log_notice("The programs are others: zygotes are made anew");
+        spawner_renew(manager->spawner);
+        HASHMAP_FOREACH(attempt, manager->attempts)
+                if (attempt->is_waiting)
+                        attempt->tries = 0; /* that its zygote goes now is not its fault */
+        for (size_t i = 0; i < n; i++) {
+                Zygote *zygote = LIST_FIRST(Zygote, zygotes, &manager->zygotes), *next;
+                const LauncherKey key = zygote->key;
+                const unsigned pool = zygote->pool_target;
+
+                list_remove(&zygote->zygotes); /* behind those that are still to be looked at */
+                list_append(&manager->zygotes, &zygote->zygotes);
+                if (zygote->state > ZYGOTE_WARM)
+                        continue;
+                zygote_end(zygote, "its program is another one now");
+                if (pool > 0 && zygote_get(manager, &key, &next) >= 0)
+                        next->pool_target = pool;
+        }
+}
+
+void upgrade_finish(Manager *manager, const UpgradeState *state) {
         const ManagerRecord *m = state->manager;
+
+        if (m->programs != programs)
+                renew(manager);
 
         log_notice("Took over %" PRIu32 " zygotes, %" PRIu32 " sandboxes and %" PRIu32
                    " attempts; that took %s",

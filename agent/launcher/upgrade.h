@@ -24,8 +24,8 @@ Upgrade *upgrade_free(Upgrade *upgrade);
 /* Makes the manager's zygotes, pairs and attempts out of the state. Returns 0, -errno with a sentence. */
 int upgrade_restore(Manager *manager, const UpgradeState *state, const char **ret_why);
 
-/* Tells the journal what was taken over. */
-void upgrade_report(const UpgradeState *state);
+/* When all is in place: tells the journal, and has zygotes made anew if the programs are others. */
+void upgrade_finish(Manager *manager, const UpgradeState *state);
 
 /* The filter of the launcher on itself, unless it has it already. state may be NULL. Returns 0, -errno. */
 int upgrade_filter_install(const UpgradeState *state);

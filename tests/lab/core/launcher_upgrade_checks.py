@@ -155,6 +155,7 @@ def f_progress(n: int, seconds: float) -> int:
 @check
 def everything_goes_on() -> None:
     client = fresh()
+    reload()  # whatever another check has put in the program's place
     instance = client.hello().instance
     client.pool(3)
     done = {client.start(f_value, i): i for i in range(5)}
@@ -302,18 +303,18 @@ def base_sleep(seconds: float) -> None:
 
 
 @contextlib.contextmanager
-def other_program(content: bytes, owner: int = 0) -> Iterator[None]:
+def other_program(content: bytes, owner: int = 0, program: str = PROGRAM) -> Iterator[None]:
     """Something else lies where the program is."""
-    shutil.copy2(PROGRAM, PROGRAM + ".kept")
+    shutil.copy2(program, program + ".kept")
     try:
-        with open(PROGRAM + ".new", "wb") as f:
+        with open(program + ".new", "wb") as f:
             f.write(content)
-        os.chmod(PROGRAM + ".new", 0o755)
-        os.chown(PROGRAM + ".new", owner, 0)
-        os.rename(PROGRAM + ".new", PROGRAM)
+        os.chmod(program + ".new", 0o755)
+        os.chown(program + ".new", owner, 0)
+        os.rename(program + ".new", program)
         yield
     finally:
-        os.rename(PROGRAM + ".kept", PROGRAM)
+        os.rename(program + ".kept", program)
 
 
 @check
@@ -351,6 +352,36 @@ def a_version_that_fails_is_swept_up() -> None:
     client = fresh()
     nothing_is_left()
     assert client.run(f_value, 1).value == 1
+
+
+@check
+def new_programs_make_new_zygotes() -> None:
+    """After an upgrade of the package: what runs goes on with what it has, what comes is the new one's."""
+    client = fresh()
+    client.pool(2)
+    task = client.start(f_wait, 4, "goes on")
+    pid = started(client, task).pid
+    eventually(lambda: len(units("clupy-task-*.scope")) == 3, "no pool")
+    before = show("MainPID", "NRestarts")
+    builders, spawners = base.processes("clupy-builder"), base.processes("clupy-sandbox")
+    zygote, sandbox = f"{os.path.dirname(PROGRAM)}/clupy-zygote", f"{os.path.dirname(PROGRAM)}/clupy-sandbox"
+    with contextlib.ExitStack() as stack:
+        for program in (PROGRAM, zygote, sandbox):
+            with open(program, "rb") as f:
+                stack.enter_context(other_program(f.read(), program=program))
+        reload()
+        eventually(lambda: os.readlink(f"/proc/{spawners[0]}/exe") == sandbox, "the spawner is the former one")
+        eventually(lambda: not set(builders) >= set(base.processes("clupy-builder")), "no new zygote")
+        assert born(pid)
+        eventually(lambda: len(units("clupy-task-*.scope")) == 3, "no new pool")
+        event = client.run(f_value, 1, memory_max=512 * MIB, tasks_max=512)
+        assert event.value == 1 and event.flags & FLAG_WARM, event
+        assert ended(client, task).value == "goes on"
+        client.release(task)
+        eventually(lambda: not set(builders) & set(base.processes("clupy-builder")), "the former zygote is there")
+        assert base.processes("clupy-sandbox") == spawners and show("MainPID", "NRestarts") == before
+    client.pool(0)
+    nothing_is_left()
 
 
 def take_over(state: bytes | None, seals: int = ALL_SEALS) -> subprocess.CompletedProcess[str]:
