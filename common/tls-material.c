@@ -104,7 +104,7 @@ static int load_key(const char *path, IdentityRole role, EVP_PKEY **ret, char **
         if (r >= 0) {
                 *ret = PEM_read_bio_PrivateKey(bio, NULL, no_passphrase, NULL);
                 /* What the units give for a credential that does not exist. */
-                if (!*ret && streq(text, "none")) {
+                if (!*ret && streq_ptr(text, "none")) {
                         set_message(ret_message,
                                     strformat("%s: there is no private key: %s", path, remedy_table[role]));
                         r = -ENOENT;

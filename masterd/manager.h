@@ -11,8 +11,8 @@
 #include "hashmap.h"
 #include "list.h"
 #include "log-tail.h"
-#include "master-tls.h"
 #include "master-config.h"
+#include "master-tls.h"
 #include "memory-util.h"
 #include "prioq.h"
 #include "reload.h"
@@ -76,7 +76,7 @@ struct Manager {
         bool schedule_due;
         uint64_t orphans_due; /* when orphan_timer fires, 0: it does not */
         sd_event_source *work, *deadline_timer, *delay_timer, *status_timer, *orphan_timer, *rest_timer,
-                *detached_timer, *detached_work, *notify_timer;
+                *tell_timer, *detached_timer, *detached_work, *notify_timer;
         bool notify_due;
 
         MasterBus *bus;
@@ -116,6 +116,8 @@ void manager_delays_changed(Manager *m);
 void manager_status_soon(Manager *m);
 /* A node has a rest until then: look again. */
 void manager_rest_until(Manager *m, uint64_t usec);
+/* Another look at what waits, then at the latest. */
+void manager_tell_at(Manager *m, uint64_t usec);
 /* Counts changed: STATUS= for systemd, at most once a second. */
 void manager_notify(Manager *m);
 

@@ -15,7 +15,7 @@
 #define MASTER_PKI "/etc/clupy/pki"
 
 static const ConfigName log_levels[] = {
-        { "error", LOG_ERR },   { "warning", LOG_WARNING }, { "notice", LOG_NOTICE },
+        { "error", LOG_ERR }, { "warning", LOG_WARNING }, { "notice", LOG_NOTICE },
         { "info", LOG_INFO }, { "debug", LOG_DEBUG },     { NULL, 0 },
 };
 
@@ -156,18 +156,19 @@ static int check_insecure(MasterConfig *config, const char *text, char **ret_mes
         socklen_t size;
 
         if (!list_has_address(config->listen, text)) {
-                *ret_message = strformat("key 'insecure': expected addresses that are in 'listen' too, got '%s'",
-                                         text);
+                *ret_message = strformat(
+                        "key 'insecure': expected addresses that are in 'listen' too, got '%s'", text);
                 return -EINVAL;
         }
         if (parse_address(text, ADDRESS_DEFAULT_PORT, &address) < 0 ||
             sockaddr_from_numeric(address.host, address.port, &storage, &size) < 0)
                 return -EINVAL;
-        warning = strformat("%s is open to %s without authentication: whoever reaches it can run code on the "
-                            "cluster, in anybody's name",
-                            text,
-                            sockaddr_is_loopback((struct sockaddr *) &storage) ? "everybody on this machine"
-                                                                               : "the network");
+        warning =
+                strformat("%s is open to %s without authentication: whoever reaches it can run code on the "
+                          "cluster, in anybody's name",
+                          text,
+                          sockaddr_is_loopback((struct sockaddr *) &storage) ? "everybody on this machine"
+                                                                             : "the network");
         return warning ? strv_extend(&config->warnings, warning) : -ENOMEM;
 }
 
@@ -272,10 +273,10 @@ int master_config_load(const char *explicit_path, MasterConfig **ret, char **ret
 /* Reading it again (reload) */
 
 static const char *const live_keys[] = {
-        "access",          "client_timeout",     "detached.keep",      "detached.size", "detached.total",
-        "limits.burst",    "limits.per_address", "limits.rate",        "limits.unproven", "log_level",
-        "log_memory",      "log_tail",           "max_retries",        "overcommit_memory", "policies",
-        "task_window",
+        "access",          "client_timeout",    "detached.keep",      "detached.size",
+        "detached.total",  "limits.burst",      "limits.per_address", "limits.rate",
+        "limits.unproven", "log_level",         "log_memory",         "log_tail",
+        "max_retries",     "overcommit_memory", "policies",           "task_window",
 };
 
 static bool key_is_live(const char *key) {

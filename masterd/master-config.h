@@ -10,7 +10,7 @@
 
 /* clupy.master.yaml. Durations in µs, sizes in bytes. */
 struct MasterConfig {
-        char **listen; /* numeric addresses with ports */
+        char **listen;   /* numeric addresses with ports */
         char **insecure; /* those of them that speak plaintext */
         char *tls_certificate, *tls_key, *tls_authority, *tls_revoked; /* paths */
         char *socket; /* path of the UNIX socket when systemd hands none over; NULL: none */
@@ -30,7 +30,7 @@ struct MasterConfig {
         int log_level;            /* LOG_ERR …; <0: as the command line says */
         Access *access;           /* NULL: no table */
         unsigned limit_unproven, limit_per_address, limit_rate, limit_burst; /* see GateLimits */
-        uint64_t hello_timeout, hello_size;
+        uint64_t hello_timeout, hello_size;                                  /* µs, bytes */
         char **warnings; /* what `status` repeats: addresses open to everybody */
 };
 

@@ -256,8 +256,8 @@ static void send_welcome(Peer *peer, bool session_kept) {
         manager_notify(peer->manager);
 }
 
-/* Who the certificate says it is; with it a role. Where there is none it was no TLS, or nobody. Returns false
- * when the peer was refused. */
+/* Who the certificate says it is; with it a role. Where there is none it was no TLS, or nobody. Returns
+ * false when the peer was refused. */
 static bool check_certificate(Peer *peer, PeerRole role, json_object *json) {
         const Identity *identity = connection_identity(peer->connection);
         _cleanup_(freep) char *message = NULL;
@@ -266,9 +266,10 @@ static bool check_certificate(Peer *peer, PeerRole role, json_object *json) {
         if (!connection_is_secure(peer->connection))
                 return true;
         if (!identity) {
-                peer_refuse_not_allowed(peer, NULL,
-                                        "This master takes nobody without a certificate: have an administrator "
-                                        "make one with 'clupyctl pki issue'");
+                peer_refuse_not_allowed(
+                        peer, NULL,
+                        "This master takes nobody without a certificate: have an administrator "
+                        "make one with 'clupyctl pki issue'");
                 return false;
         }
         if (role == PEER_AGENT) {
@@ -276,11 +277,12 @@ static bool check_certificate(Peer *peer, PeerRole role, json_object *json) {
                         name = "";
                 if (identity->role == IDENTITY_AGENT && streq(identity->name, name))
                         return true;
-                message = identity->role == IDENTITY_AGENT
-                                  ? strformat("The certificate is that of node %s: no other can be served with it",
-                                              identity->name)
-                                  : strformat("The certificate is that of %s: a node needs one of the role agent",
-                                              IDENTITY_STRING(identity));
+                message = identity->role == IDENTITY_AGENT ? strformat("The certificate is that of node %s: "
+                                                                       "no other can be served with it",
+                                                                       identity->name)
+                                                           : strformat("The certificate is that of %s: a "
+                                                                       "node needs one of the role agent",
+                                                                       IDENTITY_STRING(identity));
         } else if (identity->role == IDENTITY_USER || identity->role == IDENTITY_ADMIN) {
                 if (free_and_strdup(&peer->owner, identity->name) < 0) {
                         peer_close(peer, -ENOMEM, NULL);
@@ -289,8 +291,9 @@ static bool check_certificate(Peer *peer, PeerRole role, json_object *json) {
                 peer->admin = identity->role == IDENTITY_ADMIN;
                 return true;
         } else
-                message = strformat("The certificate is that of %s: calls need one of the role user or admin",
-                                    IDENTITY_STRING(identity));
+                message =
+                        strformat("The certificate is that of %s: calls need one of the role user or admin",
+                                  IDENTITY_STRING(identity));
         peer_refuse_not_allowed(peer, IDENTITY_STRING(identity), strempty(message));
         return false;
 }
@@ -329,9 +332,10 @@ static bool check_user(Peer *peer, json_object *json) {
                 peer->admin = streq(user, "root");
         access_resolve(peer->manager->config->access, user, &access_limits);
         if (!access_limits.known && !peer->admin) {
-                message = strformat("%s is in no entry of the table `access` of clupy.master.yaml, and others "
-                                    "may not use this cluster",
-                                    user);
+                message =
+                        strformat("%s is in no entry of the table `access` of clupy.master.yaml, and others "
+                                  "may not use this cluster",
+                                  user);
                 peer_refuse_not_allowed(peer, user, strempty(message));
                 return false;
         }
@@ -440,10 +444,11 @@ static int hello_agent(Peer *peer, json_object *json) {
                 log_error("Node %s has obeyed a master of epoch %" PRIu64 ", this one has %" PRIu64
                           ": is another master running, or was the state directory replaced?",
                           name, epoch, m->epoch);
-                peer_refuse(peer, "stale",
-                            "The agent has obeyed a newer master than this one; if that one is gone for good, "
-                            "remove /var/lib/clupy-agent/epoch on the node and restart clupy-agent",
-                            NULL);
+                peer_refuse(
+                        peer, "stale",
+                        "The agent has obeyed a newer master than this one; if that one is gone for good, "
+                        "remove /var/lib/clupy-agent/epoch on the node and restart clupy-agent",
+                        NULL);
                 return 0;
         }
         node = hashmap_get(m->nodes, name);
