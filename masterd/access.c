@@ -204,6 +204,8 @@ static int path_entry(Access *access, const AccessPath *path, AccessEntry **ret)
 static int entry_set_list(AccessEntry *entry, AccessField field, const char *value, bool in_list) {
         int r;
 
+        if (in_list && !value)
+                return -EINVAL; /* "- " and nothing */
         if (!in_list) {
                 if (field == FIELD_POLICIES)
                         entry->policies = strv_free(entry->policies);

@@ -354,7 +354,7 @@ static void on_done(int error, void *userdata) {
 
 static int argument_write(Detached *d) {
         Task *task = d->task;
-        Transfer *t;
+        Transfer *t = NULL;
         int r;
 
         r = transfer_new(d, PART_ARGS, task->size, &t);
@@ -369,7 +369,7 @@ static int argument_write(Detached *d) {
 
 static int part_fetch(Detached *d, DetachedPart part, uint64_t size) {
         static const StreamSink sink = { on_data, on_done };
-        Transfer *t;
+        Transfer *t = NULL;
         int r;
 
         r = transfer_new(d, part, size, &t);

@@ -359,10 +359,11 @@ int manager_store_drain(Manager *m, const Node *node, bool drain) {
 /* The master does not start without its disk, and starts by itself as soon as it can. */
 static int state_error(Manager *m, int error, const char *what) {
         if (error == -ENOSPC || error == -EDQUOT)
-                return log_error_errno(error,
-                                       "Cannot %s in %s, the disk is full: make room there (results of detached "
-                                       "calls are in %s/.detached); the master starts as soon as there is some",
-                                       what, m->config->state_directory, m->config->state_directory);
+                return log_error_errno(
+                        error,
+                        "Cannot %s in %s, the disk is full: make room there (results of detached "
+                        "calls are in %s/.detached); the master starts as soon as there is some",
+                        what, m->config->state_directory, m->config->state_directory);
         return log_error_errno(error, "Cannot %s in %s", what, m->config->state_directory);
 }
 

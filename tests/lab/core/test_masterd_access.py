@@ -4,12 +4,16 @@ the master runs."""
 
 from __future__ import annotations
 
+import hashlib
+import os
 import signal
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from test_masterd_wire import Agent, Client, Closed, Master, Operator, program, ready, start, wait_until
+from test_masterd_wire import Agent, Client, Closed, Master, Operator, give, program, ready, start, wait_until
 
 __all__ = ["program", "start"]  # fixtures
 
@@ -147,6 +151,49 @@ def test_closed_to_those_who_are_in_no_entry(start: Callable[..., Master]) -> No
     # A running session loses its rights with its entry.
     rewrite(master, access="{default: none, users: {bob: {}}}")
     assert refused(alice)[0] == "not-allowed"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A state directory on a file system of 40M."""
+    state = tmp_path / "state"
+    state.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40M", "none", state]).returncode != 0:
+        pytest.skip("mounting needs root")
+    yield state
+    subprocess.run(["umount", "--lazy", state], check=True)
+
+
+def test_full_disk_refuses_what_is_detached(small_disk: Path, start: Callable[..., Master]) -> None:
+    master = start()
+    client, code, argument = Client(master.port), b"code!", os.urandom(20 << 20)
+    job = client.job(detach=True, code=hashlib.sha256(code).hexdigest(), code_size=5)
+    kept = client.submit(job, 1, size=len(argument))[0]
+    for _ in range(2):
+        asked = client.expect("FETCH")
+        client.inbox.insert(0, asked)
+        give(client, code if asked.json["what"] == "code" else argument)
+    wait_until(lambda: client.query("task", id=kept)["state"] == "queued")
+    assert (small_disk / ".detached" / f"{kept}-alice.args").read_bytes() == argument
+    reason, message = refused(client, detach=True, code="0" * 64, code_size=30 << 20)
+    assert reason == "rejected" and "disk" in message and str(small_disk) in message
+    (small_disk / "filler").write_bytes(bytes(small_disk_left(small_disk)))
+    reason, message = refused(client, detach=True, code=hashlib.sha256(code).hexdigest(), code_size=5)
+    assert reason == "rejected" and "disk is full" in message
+    # What needs no disk goes on, and a master that cannot start says what to do.
+    plain = client.submit(client.job(), 1, b"x")[0]
+    assert client.query("task", id=plain)["state"] == "queued"
+    master.kill()
+    assert subprocess.run([master.program, "--config", master.config], stderr=master.log.open("a")).returncode == 1
+    assert "the disk is full: make room there" in master.log.read_text()
+    (small_disk / "filler").unlink()
+    master.start()
+    assert Operator(master.port).query("task", id=kept)["state"] == "queued"
+
+
+def small_disk_left(path: Path) -> int:
+    disk = os.statvfs(path)
+    return disk.f_bavail * disk.f_frsize
 
 
 def test_agent_is_no_user(master: Master) -> None:

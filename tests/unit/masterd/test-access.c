@@ -99,6 +99,7 @@ static void test_mistakes(void **state) {
                 { "access:\n  users:\n    alice: {memory: lots}\n", "a size such as 64G" },
                 { "access:\n  users:\n    alice: {priority: 1001}\n", "from -1000 to 1000" },
                 { "access:\n  users:\n    alice: {rights: [rule]}\n", "view-all" },
+                { "access:\n  users:\n    alice:\n      rights:\n        -\n", "view-all" },
                 { "access:\n  users:\n    alice: {policies: [A B]}\n", "policy names" },
                 { "access:\n  users:\n    alice: {policies: {a: b}}\n", "policies" },
                 { "access:\n  users:\n    alice: {members: [bob]}\n", "one of running" },
