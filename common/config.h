@@ -34,8 +34,8 @@ typedef struct ConfigItem ConfigItem;
 /* Parses one value into field. name: the key within a map, else NULL. value: NULL to make the field empty,
  * called once before the first entry of a list or map. Of a tree the name is the path within it, its parts
  * joined by '/' (names with a '/' are refused); before the first entry of each map and list in it the parser
- * is called with that path and NULL, and a list's values have a '/' at the end of theirs. Returns 0, -ENOMEM, anything else negative: it is not
- * what the item expects. */
+ * is called with that path and NULL, and a list's values have a '/' at the end of theirs. Returns 0,
+ * -ENOMEM, anything else negative: it is not what the item expects. */
 typedef int (*ConfigParse)(const ConfigItem *item, const char *name, const char *value, void *field);
 
 struct ConfigItem {
@@ -46,7 +46,7 @@ struct ConfigItem {
         const char *expected; /* "expected …" in messages and in the manual page's check */
         uint64_t min,
                 max; /* bounds for numbers, sizes (bytes), durations (µs), lengths of strings; max 0: none */
-        const void *data; /* what else the parser needs: name table, … */
+        const void *data;                         /* what else the parser needs: name table, … */
         const char *(*explain)(const char *path); /* of trees: what is expected there */
 };
 

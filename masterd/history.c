@@ -137,9 +137,8 @@ void history_add(History *history, Task *task) {
         receipt = malloc(strlen(strempty(task->receipt)) + 1);
         if (!receipt)
                 return;
-        size = strlen(name) + strlen(strempty(task->node_name)) +
-               strlen(strempty(task->unit)) + strlen(outcome) +
-               receipt_pack(strempty(task->receipt), receipt) + 5;
+        size = strlen(name) + strlen(strempty(task->node_name)) + strlen(strempty(task->unit)) +
+               strlen(outcome) + receipt_pack(strempty(task->receipt), receipt) + 5;
         entry = entry_allocate(history, sizeof(*entry) + size);
         if (!entry)
                 return;

@@ -68,8 +68,8 @@ void history_view(HistoryEntry *entry, TaskView *ret);
 /* JSON, from malloc; NULL for none. */
 char *task_view_receipt(const TaskView *view);
 
-/* By id or by a prefix of at least four digits that only one of this owner's has; owner NULL: of all owners'.
- * Returns 0, -ENOENT, -ENOTUNIQ, -EINVAL. */
+/* By id or by a prefix of at least four digits that only one of this owner's has; owner NULL: of all
+ * owners'. Returns 0, -ENOENT, -ENOTUNIQ, -EINVAL. */
 int task_find(Manager *m, const Owner *owner, const char *hex, TaskView *ret);
 /* By the whole id. Returns 0, -ENOENT. */
 int task_find_id(const Owner *owner, Id id, TaskView *ret);

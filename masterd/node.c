@@ -316,7 +316,8 @@ int node_dispatch(Node *node, Task *task) {
 
         r = attempt_wire_id(node, task, &wire);
         if (r >= 0)
-                r = attempt_new(node, task->session->owner, wire, task->attempt + 1, mcpus, memory, &attempt);
+                r = attempt_new(node, task->session->owner, wire, task->attempt + 1, mcpus, memory,
+                                &attempt);
         if (r < 0)
                 return r;
         task_attach(task, attempt);

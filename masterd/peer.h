@@ -33,13 +33,13 @@ struct Peer {
         /* Who the transport says it is, with certainty: the user of a UNIX socket, the name in a
          * certificate. NULL: it says nothing (plaintext TCP), and the hello is believed. */
         char *owner;
-        bool admin;       /* may do everything */
-        bool local;       /* came over the UNIX socket: no agent */
-        uid_t uid;        /* then: of the user there */
-        char *user;       /* client, operator: whose calls these are. The owner, else what the hello says. */
+        bool admin; /* may do everything */
+        bool local; /* came over the UNIX socket: no agent */
+        uid_t uid;  /* then: of the user there */
+        char *user; /* client, operator: whose calls these are. The owner, else what the hello says. */
         JoinRequest *join; /* of one who asks for a certificate */
-        Session *session; /* a client's, until it is evicted or says goodbye */
-        Node *node;       /* an agent's, likewise */
+        Session *session;  /* a client's, until it is evicted or says goodbye */
+        Node *node;        /* an agent's, likewise */
         ListLink link;
         Hashmap *asked, *owned; /* number → Stream: those it asked for, those it was asked for */
         uint64_t next_stream;   /* even */

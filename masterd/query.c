@@ -558,7 +558,8 @@ static QueryError cancel_one(Query *q, Task *task, const char *by, json_object *
 
         if (!may_manage(q, task->session->user))
                 return fail(q, QUERY_NOT_ALLOWED,
-                            "Task %s is %s's: only its owner and an administrator may cancel it", ID_HEX(task->id), task->session->user);
+                            "Task %s is %s's: only its owner and an administrator may cancel it",
+                            ID_HEX(task->id), task->session->user);
         id = task->id;
         if (task_is_unfinished(task))
                 task_cancel(task, by);

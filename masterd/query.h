@@ -31,8 +31,8 @@ typedef struct QueryAsker {
 } QueryAsker;
 
 /* Returns QUERY_OK with the result, else a message for people. Both are the caller's. Another's task is not
- * found, unless the asker may see all. What is not allowed is for the caller to log: query_log_refusal(), or to
- * ask somebody else about. */
+ * found, unless the asker may see all. What is not allowed is for the caller to log: query_log_refusal(), or
+ * to ask somebody else about. */
 QueryError query_run(Manager *m, const QueryAsker *asker, const char *verb, json_object *args,
                      json_object **ret_result, char **ret_message);
 
@@ -47,6 +47,6 @@ void query_log_refusal(const QueryAsker *asker, const char *verb, const char *me
 /* Whether it answers everybody alike: nothing in it is anybody's. */
 bool query_is_public(const char *verb);
 
-/* Of those of whom a task may be found by this asker: that one, or NULL for all. Returns 0, -ENOENT when there
- * is nothing to find. */
+/* Of those of whom a task may be found by this asker: that one, or NULL for all. Returns 0, -ENOENT when
+ * there is nothing to find. */
 int query_scope(Manager *m, const QueryAsker *asker, const Owner **ret);

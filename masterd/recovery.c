@@ -188,8 +188,8 @@ int recovery_report(Node *node, const ReportedAttempt *r, bool *ret_stop, bool *
         if (!task)
                 return report_unknown(node, r, ret_stop, ret_release);
 
-        if (!task_is_unfinished(task) || r->number < task->attempt || (task->current && r->number == task->attempt) ||
-            r->kind == OUTCOME_SUPERSEDED) {
+        if (!task_is_unfinished(task) || r->number < task->attempt ||
+            (task->current && r->number == task->attempt) || r->kind == OUTCOME_SUPERSEDED) {
                 *ret_stop = r->state != ATTEMPT_ENDED;
                 *ret_release = r->state == ATTEMPT_ENDED;
                 return 0;

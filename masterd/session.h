@@ -20,7 +20,7 @@ struct Session {
         Owner *owner; /* a reference */
         Id key;
         const char *user; /* the owner's name */
-        char *index; /* user/key */
+        char *index;      /* user/key */
         char *host;
         int64_t pid;
         Peer *peer;     /* NULL: lost */

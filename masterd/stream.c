@@ -380,9 +380,8 @@ int stream_frame_fetch(Peer *peer, json_object *json) {
                 return 0;
         }
         task = asked_task(peer, id);
-        if (!task ||
-            (what == STREAM_RESULT &&
-             (task->state != TASK_ENDED || (!task->current && !detached_has_result(task))))) {
+        if (!task || (what == STREAM_RESULT &&
+                      (task->state != TASK_ENDED || (!task->current && !detached_has_result(task))))) {
                 send_end(peer, number, "gone", "The task is not known here, or is elsewhere by now");
                 return 0;
         }
