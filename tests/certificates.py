@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -45,14 +46,19 @@ class Pair(NamedTuple):
 
 
 class Authority:
-    """Issues certificates into a folder."""
+    """Issues certificates into a folder, which is made. same_as: the folder of an authority that there is already; its
+    key and certificate are taken, and what it has issued and revoked stays its own business."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, same_as: Optional[Path] = None) -> None:
         folder.mkdir(parents=True)
         self.folder = folder
         self.certificate = folder / "ca.crt"
         (folder / "openssl.cnf").write_text(_CONFIG.format(folder=folder))
         (folder / "index.txt").write_text("")
+        if same_as is not None:
+            for file in ("ca.crt", "ca.key"):
+                shutil.copy(same_as / file, folder)
+            return
         self._key(folder / "ca.key")
         self._openssl("req", "-new", "-x509", "-config", "openssl.cnf", "-extensions", "ca_extensions", "-days", "365",
                       "-key", "ca.key", "-out", "ca.crt")
