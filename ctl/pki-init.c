@@ -7,6 +7,8 @@
 #include <netdb.h>
 #include <unistd.h>
 
+#include "fd-util.h"
+#include "folder-file.h"
 #include "json-util.h"
 #include "pki.h"
 
@@ -91,7 +93,25 @@ int pki_own_names(const Ctl *ctl, char ***ret) {
         return 0;
 }
 
-static int print(const Ctl *ctl, const char *folder, char *const *names, const X509 *certificate) {
+#define MASTER_CONFIG_FOLDER "/etc/clupy"
+#define MASTER_CONFIG_NAME "clupy.master.yaml"
+#define MASTER_CONFIG_TEXT "listen: [\"0.0.0.0:7878\"]\n"
+
+/* Where nothing is configured yet the master listens on the loopback interface only; with an authority it
+ * may be called by others. Returns 1 when it was written, 0 when there was one, -errno. */
+static int write_config(void) {
+        _cleanup_(close_fdp) int folder = folder_open(MASTER_CONFIG_FOLDER, false, 0);
+        int r;
+
+        if (folder < 0)
+                return folder;
+        r = folder_write_file(folder, MASTER_CONFIG_NAME, 0644, MASTER_CONFIG_TEXT,
+                              strlen(MASTER_CONFIG_TEXT), 0);
+        return r == -EEXIST ? 0 : r < 0 ? r : 1;
+}
+
+static int print(const Ctl *ctl, const char *folder, char *const *names, const X509 *certificate,
+                 bool wrote_config) {
         static const char *const files[] = { "ca.crt", "ca.key", "ca.crl", "master.crt", "master.key" };
         char text[DIGEST_HEX_SIZE];
         int64_t from, until;
@@ -124,6 +144,9 @@ static int print(const Ctl *ctl, const char *folder, char *const *names, const X
                folder);
         for (char *const *name = names; *name; name++)
                 printf("                            %s\n", *name);
+        if (wrote_config)
+                puts("and " MASTER_CONFIG_FOLDER "/" MASTER_CONFIG_NAME
+                     ", by which it listens on all IPv4 addresses");
         printf("SHA-256 of ca.crt: %s\n\n"
                "Next: systemctl enable --now clupy-masterd\n"
                "then, for each node: clupyctl token new\n",
@@ -137,7 +160,7 @@ int pki_init(Ctl *ctl) {
         _cleanup_(authority_closep) Authority *authority = NULL;
         _cleanup_(strv_freep) char **names = NULL;
         AuthorityDraft draft = { .folder = folder, .owner = "clupy-signer", .now = pki_now() };
-        int r;
+        int r, wrote;
 
         r = pki_check_options(ctl, allowed);
         if (r == 0)
@@ -154,5 +177,10 @@ int pki_init(Ctl *ctl) {
         if (r < 0)
                 return pki_fail(ctl, r, folder, file);
         r = pki_open(ctl, AUTHORITY_READ, &authority);
-        return r != 0 ? r : print(ctl, folder, names, authority_certificate(authority));
+        if (r != 0)
+                return r;
+        wrote = streq(folder, AUTHORITY_FOLDER) ? write_config() : 0;
+        if (wrote < 0)
+                return pki_fail(ctl, wrote, MASTER_CONFIG_FOLDER, MASTER_CONFIG_NAME);
+        return print(ctl, folder, names, authority_certificate(authority), wrote > 0);
 }
