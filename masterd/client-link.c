@@ -125,9 +125,7 @@ static int check_job(Session *session, Job *job) {
                 _cleanup_(freep) char *what =
                         strformat("job %s (%s): %s", ID_HEX(job->id), job->name, job->refused);
 
-                access_log_refusal(session->user,
-                                   session->peer ? connection_peer(session->peer->connection) : NULL,
-                                   job->refused_reason, strempty(what));
+                session_log_refusal(session, job->refused_reason, strempty(what));
         }
         return r;
 }
@@ -224,9 +222,10 @@ static int submitted_again(Session *session, Task *task) {
 static void detached_cannot(Task *task, int error, bool resubmitted) {
         _cleanup_(freep) char *message = detached_refusal(task, error);
 
-        if (!resubmitted)
+        if (!resubmitted) {
+                session_log_refusal(task->session, "rejected", strempty(message));
                 task_refuse(task, "rejected", strempty(message));
-        else
+        } else
                 log_warning("Task %s of %s: %s", ID_HEX(task->id), task->session->user, strempty(message));
 }
 

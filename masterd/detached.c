@@ -116,9 +116,10 @@ static void detached_fail(Detached *d, int error) {
 
         message = detached_refusal(task, error);
         detached_forget(task);
-        if (held)
+        if (held) {
+                session_log_refusal(task->session, "rejected", strempty(message));
                 task_refuse(task, "rejected", strempty(message));
-        else
+        } else
                 log_warning("Task %s of %s: %s", ID_HEX(task->id), task->session->user, strempty(message));
 }
 

@@ -172,6 +172,11 @@ void session_job_changed(Session *session, Job *job) {
         owner_session_changed(session->owner, session);
 }
 
+void session_log_refusal(const Session *session, const char *reason, const char *what) {
+        access_log_refusal(session->user, session->peer ? connection_peer(session->peer->connection) : NULL,
+                           reason, what);
+}
+
 void session_status_due(Session *session, Task *task) {
         if (!session->peer || list_is_linked(&task->in_status))
                 return;

@@ -59,6 +59,9 @@ void session_end(Session *session, const char *by);
 /* Has a job to place, or none any more. */
 void session_job_changed(Session *session, Job *job);
 
+/* As access_log_refusal(), of its user at where it is connected from. */
+void session_log_refusal(const Session *session, const char *reason, const char *what);
+
 /* STATUS for this task soon. */
 void session_status_due(Session *session, Task *task);
 /* RESULT for an ended task: now with the payload if the connection has room, else later without. */

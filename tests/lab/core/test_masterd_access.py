@@ -179,7 +179,7 @@ def test_full_disk_refuses_what_is_detached(small_disk: Path, start: Callable[..
     assert reason == "rejected" and "disk" in message and str(small_disk) in message
     (small_disk / "filler").write_bytes(bytes(small_disk_left(small_disk)))
     reason, message = refused(client, detach=True, code=hashlib.sha256(code).hexdigest(), code_size=5)
-    assert reason == "rejected" and "disk is full" in message
+    assert reason == "rejected" and "disk is full" in message and journal(master, "Refused alice at") == 2
     # What needs no disk goes on, and a master that cannot start says what to do.
     plain = client.submit(client.job(), 1, b"x")[0]
     assert client.query("task", id=plain)["state"] == "queued"
