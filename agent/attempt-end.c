@@ -38,6 +38,8 @@ int attempt_end_new(const LauncherEvent *event, AttemptEnd **ret) {
         end->status = event->info.status;
         end->limit = event->info.limit;
         end->peak = event->info.peak;
+        end->tmp = event->info.tmp;
+        end->shm = event->info.shm;
         end->retry = event->flags & LAUNCHER_FLAG_RETRY;
         end->receipt = event->info.receipt;
         end->ran = true;
@@ -47,6 +49,23 @@ int attempt_end_new(const LauncherEvent *event, AttemptEnd **ret) {
 
 int attempt_end_new_local(OutcomeKind kind, const char *detail, AttemptEnd **ret) {
         return attempt_end_allocate(kind, detail, ret);
+}
+
+/* The detail names the place. */
+static int disk_to_json(const AttemptEnd *end, json_object *object) {
+        const LauncherDisk *disk = streq(end->detail, "/dev/shm") ? &end->shm : &end->tmp;
+        int r;
+
+        r = json_add_string(object, "place", end->detail);
+        if (r >= 0)
+                r = json_add_uint64(object, "limit", disk->limit);
+        if (r >= 0)
+                r = json_add_uint64(object, "used", disk->used);
+        if (r >= 0)
+                r = json_add_uint64(object, "files_limit", disk->files_limit);
+        if (r >= 0)
+                r = json_add_uint64(object, "files_used", disk->files_used);
+        return r < 0 ? r : json_add_bool(object, "retry", end->retry);
 }
 
 int attempt_end_to_json(const AttemptEnd *end, json_object **ret) {
@@ -69,6 +88,10 @@ int attempt_end_to_json(const AttemptEnd *end, json_object **ret) {
                 r = json_add_uint64(object, "limit", end->limit);
                 if (r >= 0)
                         r = json_add_uint64(object, "peak", end->peak);
+                if (r >= 0 && end->tmp.limit > 0)
+                        r = json_add_uint64(object, "tmp", end->tmp.used);
+                if (r >= 0 && end->shm.limit > 0)
+                        r = json_add_uint64(object, "shm", end->shm.used);
                 break;
         case OUTCOME_CPU_TIME:
         case OUTCOME_TIMEOUT:
@@ -76,7 +99,7 @@ int attempt_end_to_json(const AttemptEnd *end, json_object **ret) {
                 r = json_add_uint64(object, "limit_ms", end->limit / USEC_PER_MSEC);
                 break;
         case OUTCOME_DISK:
-                r = json_add_uint64(object, "limit", end->limit);
+                r = disk_to_json(end, object);
                 break;
         case OUTCOME_SYSCALL:
         case OUTCOME_SIGNAL:

@@ -14,8 +14,9 @@ typedef struct AttemptEnd {
         int32_t status;
         uint64_t limit,
                 peak; /* as in LauncherEvent; DEADLINE: µs from the order on, 0 when it is not known */
-        bool retry;   /* an exception whose type is one to run again for */
-        bool ran;     /* the receipt is the launcher's; otherwise nothing ever ran */
+        LauncherDisk tmp, shm; /* MEMORY, DISK; limit 0: not known */
+        bool retry;            /* an exception whose type is one to run again for */
+        bool ran;              /* the receipt is the launcher's; otherwise nothing ever ran */
         LauncherReceipt receipt;
         char detail[]; /* as in LauncherEvent: a name or a sentence */
 } AttemptEnd;

@@ -188,7 +188,9 @@ char *format_outcome(json_object *outcome) {
                                  FORMAT_BYTES((uint64_t) member_int(outcome, "limit")),
                                  FORMAT_BYTES((uint64_t) member_int(outcome, "peak")));
         case OUTCOME_DISK:
-                return strformat("%s (limit %s)", kind,
+                return strformat("%s (%s, limit %s)", kind,
+                                 isempty(member_string(outcome, "place")) ? "/tmp"
+                                                                          : member_string(outcome, "place"),
                                  FORMAT_BYTES((uint64_t) member_int(outcome, "limit")));
         case OUTCOME_CPU_TIME:
         case OUTCOME_TIMEOUT:

@@ -18,7 +18,7 @@ int outcome_from_json(json_object *outcome, OutcomeKind *ret_kind, bool *ret_ret
         if (kind <= OUTCOME_NONE)
                 return -EINVAL;
         *ret_kind = (OutcomeKind) kind;
-        *ret_retry = retry && kind == OUTCOME_EXCEPTION;
+        *ret_retry = retry && (kind == OUTCOME_EXCEPTION || kind == OUTCOME_DISK);
         return 0;
 }
 

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "agent-link.h"
+#include "disk.h"
 #include "fd-util.h"
 #include "log.h"
 #include "pair.h"
@@ -83,6 +84,13 @@ static void detail_fill(const Attempt *attempt, const EndFacts *facts, LauncherE
         case OUTCOME_MEMORY:
                 event->info.limit = start->memory_max;
                 event->info.peak = event->info.receipt.memory_peak;
+                event->info.tmp = attempt->tmp;
+                event->info.shm = attempt->shm;
+                break;
+        case OUTCOME_DISK:
+                event->info.tmp = attempt->tmp;
+                event->info.shm = attempt->shm;
+                (void) snprintf(detail, size, "%s", attempt->result_detail);
                 break;
         case OUTCOME_CPU_TIME:
                 event->info.limit = start->cpu_time_max_usec;
@@ -132,19 +140,25 @@ static void receipt_fill(const Attempt *attempt, const Pair *pair, LauncherRecei
 static void result_settle(Attempt *attempt) {
         uint32_t outcome = attempt->ended.info.outcome;
 
-        if (outcome != OUTCOME_VALUE && outcome != OUTCOME_EXCEPTION && outcome != OUTCOME_RESULT_PICKLING) {
+        if (outcome != OUTCOME_VALUE && outcome != OUTCOME_EXCEPTION && outcome != OUTCOME_DISK &&
+            outcome != OUTCOME_RESULT_PICKLING) {
                 attempt->result_fd = close_fd(attempt->result_fd);
                 attempt->result_size = 0;
         }
         if (attempt->result_size == 0)
                 attempt->result_fd = close_fd(attempt->result_fd);
         attempt->ended.info.result_size = attempt->result_size;
-        if (outcome == OUTCOME_EXCEPTION && attempt->retry)
+        if ((outcome == OUTCOME_EXCEPTION || outcome == OUTCOME_DISK) && attempt->retry)
                 attempt->ended.flags |= LAUNCHER_FLAG_RETRY;
 }
 
 void attempt_task_exited(Attempt *attempt, const siginfo_t *information) {
+        const Pair *pair = attempt->pair;
+
         attempt->exit = *information;
+        /* Before the init goes, and its files with it. */
+        if (pair->figures.oom_kills > pair->figures_before.oom_kills && pair->init_pidfd >= 0)
+                disk_read_all(pair->init_pid, &attempt->tmp, &attempt->shm);
         if (attempt->result == OUTCOME_NONE) {
                 attempt->ended_usec = now_usec(CLOCK_BOOTTIME);
                 attempt->ended_at = now_usec(CLOCK_REALTIME);

@@ -52,6 +52,8 @@ void attempt_save(const Attempt *attempt, AttemptRecord *record) {
                 .result_size = attempt->result_size,
                 .progress_usec = attempt->progress_usec,
                 .start = attempt->start,
+                .tmp = attempt->tmp,
+                .shm = attempt->shm,
         };
         memcpy(record->task, attempt->task, sizeof(record->task));
         (void) snprintf(record->unit, sizeof(record->unit), "%s", attempt->unit);
@@ -101,6 +103,8 @@ int attempt_restore(Manager *manager, const AttemptRecord *record) {
                 .progress_usec = record->progress_usec,
                 .retry = flags & ATTEMPT_IS_RETRY,
                 .ended = record->ended,
+                .tmp = record->tmp,
+                .shm = record->shm,
         };
         memcpy(attempt->task, record->task, sizeof(attempt->task));
         COPY_TEXT(attempt->unit, record->unit);

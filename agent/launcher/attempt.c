@@ -9,6 +9,7 @@
 
 #include "agent-link.h"
 #include "attempt-end.h"
+#include "disk.h"
 #include "fd-util.h"
 #include "id.h"
 #include "log.h"
@@ -553,6 +554,19 @@ static void take_progress(Attempt *attempt, const TaskMessage *message) {
         agent_link_send(attempt->manager->link, &event, -EBADF);
 }
 
+/* The task says that one of its file systems had no room. What is there is read now, while it is there;
+ * where that cannot be done it is an exception like any other. */
+static OutcomeKind take_disk(Attempt *attempt, const TaskMessage *message) {
+        const Pair *pair = attempt->pair;
+        char place[sizeof(message->detail)];
+
+        (void) snprintf(place, sizeof(place), "%.*s", (int) sizeof(message->detail) - 1, message->detail);
+        if (pair->init_pidfd < 0 ||
+            disk_read(pair->init_pid, place, streq(place, DISK_SHM) ? &attempt->shm : &attempt->tmp) < 0)
+                return OUTCOME_EXCEPTION;
+        return OUTCOME_DISK;
+}
+
 void attempt_message(Attempt *attempt, const TaskMessage *message, int fd) {
         _cleanup_(close_fdp) int memfd = fd;
         OutcomeKind kind;
@@ -567,6 +581,9 @@ void attempt_message(Attempt *attempt, const TaskMessage *message, int fd) {
                 break;
         case TASK_EXCEPTION:
                 kind = OUTCOME_EXCEPTION;
+                break;
+        case TASK_DISK:
+                kind = take_disk(attempt, message);
                 break;
         case TASK_UNPICKLABLE:
                 kind = OUTCOME_RESULT_PICKLING;
@@ -587,7 +604,7 @@ void attempt_message(Attempt *attempt, const TaskMessage *message, int fd) {
         attempt->ended_at = now_usec(CLOCK_REALTIME);
         attempt->result_fd = TAKE_FD(memfd);
         attempt->result_size = size;
-        attempt->retry = kind == OUTCOME_EXCEPTION && message->retry != 0;
+        attempt->retry = (kind == OUTCOME_EXCEPTION || kind == OUTCOME_DISK) && message->retry != 0;
         (void) snprintf(attempt->result_detail, sizeof(attempt->result_detail), "%.*s",
                         (int) sizeof(message->detail) - 1, message->detail);
         /* To end a process takes longer than most functions: where nothing can come of it, nobody waits. */

@@ -55,6 +55,7 @@ struct Attempt {
         uint64_t result_size, progress_usec;
         bool retry;
         char result_detail[NOTE_MAX];
+        LauncherDisk tmp, shm; /* when they matter */
         siginfo_t exit;
 
         LauncherEvent ended; /* complete in ENDED */

@@ -52,7 +52,8 @@ enum {
         LAUNCHER_FLAG_REPLAYED = 1 << 0, /* answer to LIST */
         LAUNCHER_FLAG_FROZEN = 1 << 1,   /* on STARTED: is frozen at the moment */
         LAUNCHER_FLAG_WARM = 1 << 2,     /* on STARTED and ENDED: a waiting pair took it */
-        LAUNCHER_FLAG_RETRY = 1 << 3,    /* on ENDED with an exception: its type is one to run again for */
+        LAUNCHER_FLAG_RETRY =
+                1 << 3, /* on ENDED with an exception (DISK too): its type is one to run again for */
 };
 
 /* What a zygote is for. Two attempts share one only if all of this is equal. */
@@ -132,6 +133,12 @@ enum {
         RECEIPT_PRESSURE = 1 << 6,
 };
 
+/* One of the two file systems that are a sandbox's own. */
+typedef struct LauncherDisk {
+        uint64_t limit, used; /* bytes; limit 0: not known */
+        uint64_t files_limit, files_used;
+} LauncherDisk;
+
 typedef struct LauncherEvent {
         uint32_t version;
         uint32_t op;
@@ -160,11 +167,13 @@ typedef struct LauncherEvent {
                         /* ENDED only: */
                         uint32_t outcome; /* OutcomeKind */
                         int32_t status;   /* EXIT: exit status; SIGNAL: its number; SYSCALL: its number */
-                        uint64_t limit;   /* MEMORY, DISK: bytes; CPU_TIME, TIMEOUT, DEADLINE: µs */
+                        uint64_t limit;   /* MEMORY: bytes; CPU_TIME, TIMEOUT, DEADLINE: µs */
                         uint64_t peak;    /* MEMORY: bytes */
-                        char detail[NOTE_MAX]; /* SYSCALL, SIGNAL: name; CANCELLED: by whom; a sentence
+                        char detail[NOTE_MAX]; /* SYSCALL, SIGNAL: name; CANCELLED: by whom; DISK: the place;
+                                                * a sentence
                                                 */
                         uint64_t result_size;  /* bytes of the memfd beside this message */
+                        LauncherDisk tmp, shm; /* MEMORY, DISK: as its init saw them then */
                         LauncherReceipt receipt;
                 } info; /* STARTED, FROZEN, THAWED, ENDED */
                 struct {

@@ -133,6 +133,7 @@ typedef struct AttemptRecord {
         char unit[UNIT_NAME_MAX], by[OWNER_NAME_MAX], result_detail[NOTE_MAX];
         LauncherStart start;
         LauncherEvent ended;
+        LauncherDisk tmp, shm;
 } AttemptRecord;
 
 /* All records, one behind the other in one piece of memory. */

@@ -114,13 +114,15 @@ static void streams_flush(void) {
 }
 
 static uint32_t operation_of(int kind) {
-        switch (kind) { /* VALUE, EXCEPTION, UNPICKLABLE of clupy._task */
+        switch (kind) { /* VALUE, EXCEPTION, UNPICKLABLE, DISK of clupy._task */
         case 1:
                 return TASK_RESULT;
         case 2:
                 return TASK_EXCEPTION;
         case 3:
                 return TASK_UNPICKLABLE;
+        case 4:
+                return TASK_DISK;
         default:
                 return 0;
         }

@@ -23,6 +23,8 @@ typedef enum ZygoteOp {
         TASK_EXCEPTION,   /* ← task: fd: sealed memfd with the exception */
         TASK_UNPICKLABLE, /* ← task: detail says what could not be pickled */
         TASK_PROGRESS,    /* ← task */
+        TASK_DISK, /* ← task: as TASK_EXCEPTION, of one that /tmp or /dev/shm had no room for; detail: which
+                    */
 } ZygoteOp;
 
 enum {
@@ -56,7 +58,7 @@ typedef struct ZygoteGo {
 
 typedef struct TaskMessage {
         uint32_t op;
-        uint32_t retry; /* TASK_EXCEPTION: its type is in retry_on */
+        uint32_t retry; /* TASK_EXCEPTION, TASK_DISK: its type is in retry_on */
         double done, total;
-        char detail[128]; /* TASK_PROGRESS: the note; TASK_UNPICKLABLE: type name */
+        char detail[128]; /* TASK_PROGRESS: the note; TASK_UNPICKLABLE: type name; TASK_DISK: the place */
 } TaskMessage;

@@ -70,16 +70,26 @@ class RemoteError(ClupyError):
 
 
 class MemoryLimitError(ClupyError):
-    """A call needed more memory than it had asked for. limit_bytes, peak_bytes: int or None."""
+    """A call needed more memory than it had asked for, where its files in /tmp and /dev/shm count.
 
-    def __init__(self, limit_bytes: Optional[int], peak_bytes: Optional[int], *, name: str = "the call",
-                 node: Optional[str] = None, unit: Optional[str] = None, task: Optional[str] = None) -> None:
+    limit_bytes, peak_bytes, tmp_bytes, shm_bytes (what its files took): int or None."""
+
+    def __init__(self, limit_bytes: Optional[int], peak_bytes: Optional[int], *, tmp_bytes: Optional[int] = None,
+                 shm_bytes: Optional[int] = None, name: str = "the call", node: Optional[str] = None,
+                 unit: Optional[str] = None, task: Optional[str] = None) -> None:
         where = _located(self, node, unit, task)
         self.limit_bytes, self.peak_bytes = limit_bytes, peak_bytes
+        self.tmp_bytes, self.shm_bytes = tmp_bytes, shm_bytes
         limit = "its memory limit" if limit_bytes is None else f"its memory limit of {format_size(limit_bytes)}"
-        peak = "" if peak_bytes is None else f" (peak {format_size(peak_bytes)})"
+        figures = [] if peak_bytes is None else [f"peak {format_size(peak_bytes)}"]
+        files, place = max((tmp_bytes or 0, "/tmp"), (shm_bytes or 0, "/dev/shm"), key=lambda share: share[0])
+        much = limit_bytes is not None and 0 < limit_bytes <= 8 * files
+        if much:
+            figures.append(f"{format_size(files)} of it for its files in {place}")
         more = format_size(2 * limit_bytes) if limit_bytes else "2G"
-        super().__init__(f"{name} went over {limit}{peak}{where}; give it more: memory=\"{more}\"")
+        shown = f" ({', '.join(figures)})" if figures else ""
+        super().__init__(f"{name} went over {limit}{shown}{where}; give it more: "
+                         f"memory=\"{more}\"{', or write less' if much else ''}")
 
 
 class CpuLimitError(ClupyError):
@@ -122,15 +132,25 @@ class QuotaError(ClupyError):
 
 
 class DiskLimitError(QuotaError):
-    """A call wrote more to its private disk space than it may. limit_bytes: int or None."""
+    """A call failed because there was no room left in its private /tmp or /dev/shm (place). Its own exception is the
+    `__cause__`.
 
-    def __init__(self, limit_bytes: Optional[int] = None, *, name: str = "the call", node: Optional[str] = None,
-                 unit: Optional[str] = None, task: Optional[str] = None) -> None:
+    limit_bytes, used_bytes, limit_files, used_files (what it may have, and had when it failed): int or None."""
+
+    def __init__(self, limit_bytes: Optional[int] = None, used_bytes: Optional[int] = None, *, place: str = "/tmp",
+                 limit_files: Optional[int] = None, used_files: Optional[int] = None, name: str = "the call",
+                 node: Optional[str] = None, unit: Optional[str] = None, task: Optional[str] = None) -> None:
         where = _located(self, node, unit, task)
-        self.limit_bytes = limit_bytes
-        limit = "its limit" if limit_bytes is None else f"its limit of {format_size(limit_bytes)}"
-        super().__init__(f"{name} wrote more to /tmp than {limit}{where}; write less, or have the node's "
-                         "task.tmp in clupy.server.yaml raised")
+        self.place, self.limit_bytes, self.used_bytes = place, limit_bytes, used_bytes
+        self.limit_files, self.used_files = limit_files, used_files
+        used = "" if used_bytes is None else f" ({format_size(used_bytes)} in use when it failed)"
+        if limit_files and (used_files or 0) >= limit_files and (used_bytes or 0) < (limit_bytes or 0):
+            super().__init__(f"{name} used up the {limit_files} files that its {place} may have{where}; make fewer, or "
+                             "remove those that are done with")
+            return
+        limit = "" if limit_bytes is None else f" of {format_size(limit_bytes)}"
+        super().__init__(f"{name} ran out of room in its {place}{limit}{used}{where}; write less, remove what is done with, "
+                         "or have the node's task.tmp in clupy.server.yaml raised")
 
 
 class SyscallRefusedError(ClupyError):

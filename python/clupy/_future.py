@@ -444,6 +444,8 @@ class RemoteExecutionFuture(concurrent.futures.Future[T]):
                 self._exception = load_exception(self._payload, self._name, where)
             else:
                 self._exception = failure_of(self._outcome, self._name, self._node, self._unit, self._id)
+                if self._kind == "disk" and self._payload is not None:
+                    self._exception.__cause__ = load_exception(self._payload, self._name, where)
             self._payload = None
             self._decoded = True
 

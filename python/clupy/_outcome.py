@@ -33,7 +33,8 @@ def failure_of(outcome: Mapping[str, Any], name: str, node: Optional[str], unit:
     if kind == "exit":
         return ExitError(_integer(outcome, "status") or 0, **where)
     if kind == "memory":
-        return MemoryLimitError(_integer(outcome, "limit"), _integer(outcome, "peak"), **where)
+        return MemoryLimitError(_integer(outcome, "limit"), _integer(outcome, "peak"), tmp_bytes=_integer(outcome, "tmp"),
+                                shm_bytes=_integer(outcome, "shm"), **where)
     if kind == "cpu-time":
         return CpuLimitError(_seconds(outcome), **where)
     if kind == "timeout":
@@ -41,7 +42,9 @@ def failure_of(outcome: Mapping[str, Any], name: str, node: Optional[str], unit:
     if kind == "deadline":
         return DeadlineError(_seconds(outcome), **where)
     if kind == "disk":
-        return DiskLimitError(_integer(outcome, "limit"), **where)
+        return DiskLimitError(_integer(outcome, "limit"), _integer(outcome, "used"), place=_text(outcome, "place", "/tmp"),
+                              limit_files=_integer(outcome, "files_limit"), used_files=_integer(outcome, "files_used"),
+                              **where)
     if kind == "syscall":
         return SyscallRefusedError(_text(outcome, "name", "?"), **where)
     if kind == "signal":

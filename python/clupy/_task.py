@@ -6,10 +6,11 @@ clupy-zygote calls, in this order:
 - `prepare()`, in the zygote, once its packages are imported: everything that all tasks share;
 - `rehearse()`, in the forked and sandboxed child, before there is anything to do: touches what every call touches, so
   that the call itself need not;
-- `run(control_fd, code_fd, args_fd, context)`, which returns `(kind, memfd, retry, detail)`. kind is VALUE, EXCEPTION
-  or UNPICKLABLE; memfd holds the payload, not yet sealed (-1 for UNPICKLABLE), and belongs to the caller; retry is 1
-  for an exception whose type is in the call's retry_on; detail names what could not be pickled. code_fd and args_fd
-  are closed. context is a dict of the strings task, job, owner, node, unit and the numbers attempt, cpus.
+- `run(control_fd, code_fd, args_fd, context)`, which returns `(kind, memfd, retry, detail)`. kind is VALUE,
+  EXCEPTION, DISK (an exception for want of room in /tmp or /dev/shm) or UNPICKLABLE; memfd holds the payload, not yet
+  sealed (-1 for UNPICKLABLE), and belongs to the caller; retry is 1 for an exception whose type is in the call's
+  retry_on; detail names what could not be pickled, or the full place. code_fd and args_fd are closed. context is a
+  dict of the strings task, job, owner, node, unit and the numbers attempt, cpus.
 
 A function that calls sys.exit() ends the process in run().
 
@@ -29,7 +30,7 @@ _fork_hooks: List[Dict[str, Any]] = []
 _register_at_fork = os.register_at_fork
 os.register_at_fork = lambda **hooks: _fork_hooks.append(hooks)
 try:
-    import logging
+    import logging  # noqa: F401
     import threading
 finally:
     os.register_at_fork = _register_at_fork
@@ -48,6 +49,7 @@ from . import _current, _payload  # noqa: E402
 VALUE = 1
 EXCEPTION = 2
 UNPICKLABLE = 3
+DISK = 4
 
 _DETAIL_MAX = 127  # bytes
 _MESSAGE_MAX = 64 << 10  # characters of an exception's message
@@ -251,7 +253,21 @@ def _exception(error: BaseException, retry_on: Tuple[type, ...]) -> Outcome:
         "message": _text(error)[:_MESSAGE_MAX],
         "traceback": _formatted(error),
     }
-    return EXCEPTION, _payload.to_memfd(_payload.encode(content), "exception"), retry, ""
+    place = _full_place(error)
+    return DISK if place else EXCEPTION, _payload.to_memfd(_payload.encode(content), "exception"), retry, place
+
+
+def _full_place(error: BaseException) -> str:
+    """The file system of the task's own that had no room, which led to this; "" for other failures."""
+    try:
+        if not isinstance(error, OSError) and error.__cause__ is None and error.__context__ is None and \
+                not hasattr(error, "exceptions"):
+            return ""
+        from . import _disk
+
+        return _disk.full_place(error)
+    except Exception:  # an odd class of exception
+        return ""
 
 
 def _pickled(error: BaseException) -> Optional[bytes]:

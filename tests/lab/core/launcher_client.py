@@ -116,13 +116,18 @@ class _Welcome(ctypes.Structure):
     _fields_ = [("instance", ctypes.c_uint8 * 16), ("cgroup_v2", ctypes.c_uint32), ("memory_known", ctypes.c_uint32)]
 
 
+class _Disk(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_uint64) for name in ("limit", "used", "files_limit", "files_used")]
+
+
 class _Info(ctypes.Structure):
     _fields_ = [("unit", ctypes.c_char * 64), ("pid", ctypes.c_uint32), ("uid", ctypes.c_uint32),
                 ("started_at", ctypes.c_uint64), ("owner", ctypes.c_char * 64), ("name", ctypes.c_char * 64),
                 ("job", ctypes.c_uint8 * 16), ("session", ctypes.c_uint8 * 16), ("epoch", ctypes.c_uint64),
                 ("memory_max", ctypes.c_uint64), ("cpu_quota_usec", ctypes.c_uint64), ("outcome", ctypes.c_uint32),
                 ("status", ctypes.c_int32), ("limit", ctypes.c_uint64), ("peak", ctypes.c_uint64),
-                ("detail", ctypes.c_char * 128), ("result_size", ctypes.c_uint64), ("receipt", _Receipt)]
+                ("detail", ctypes.c_char * 128), ("result_size", ctypes.c_uint64), ("tmp", _Disk),
+                ("shm", _Disk), ("receipt", _Receipt)]
 
 
 class _Progress(ctypes.Structure):
@@ -164,6 +169,7 @@ class Event:
     done: float = 0.0
     total: float = 0.0
     receipt: dict[str, int] = field(default_factory=dict)  # what is known
+    disks: dict[str, dict[str, int]] = field(default_factory=dict)
     result: bytes | None = None
     seals: int = 0
     instance: str = ""
@@ -325,6 +331,8 @@ def _event(raw: _Event, fds: list[int]) -> Event:
         if op == Op.ENDED:
             event.outcome, event.status, event.limit = Outcome(info.outcome), info.status, info.limit
             event.peak, event.detail = info.peak, text(info.detail)
+            event.disks = {name: {field: getattr(disk, field) for field, _ in _Disk._fields_}
+                           for name, disk in (("/tmp", info.tmp), ("/dev/shm", info.shm))}
             receipt = info.receipt
             event.receipt = {name: getattr(receipt, name) for bit, name in enumerate(RECEIPT_FIELDS)
                              if receipt.known & 1 << bit}

@@ -58,11 +58,12 @@ while True:
         client = connected(owner)
         client.request(Op.LIST)
 client.release(task)
-value = event.value if event.outcome in (1, 2) else None
-if event.outcome == 2:
+value = event.value if event.outcome in (1, 2, 8) else None
+if event.outcome in (2, 8):
     value = value["traceback"]
 print(json.dumps({"op": event.op.name, "outcome": event.outcome.name, "status": event.status, "detail": event.detail,
-                  "text": event.text, "unit": event.unit, "limit": event.limit, "peak": event.peak, "value": value}))
+                  "text": event.text, "unit": event.unit, "limit": event.limit, "peak": event.peak, "value": value,
+                  "disks": event.disks}))
 """
 
 ATTACK = "def task():\n    import attacks\n    return attacks.RESULTS\n"
@@ -463,10 +464,54 @@ def test_files_of_a_task_are_bounded(node: Node, folder: str) -> None:
     assert run(node, FILL.replace("FOLDER", repr(folder)), tmp_max=8 << 20)["value"] == [28, 8]  # ENOSPC
 
 
+OVERFILL = {
+    "blocks": """
+def task():
+    with open(FOLDER + "/fill", "wb") as file:
+        while True:
+            file.write(b"x" * (1 << 20))
+""",
+    "inodes": """
+def task():
+    for number in range(200_000):
+        open(f"{FOLDER}/{number}", "w").close()
+""",
+    "removed on the way out": """
+def task():
+    import tempfile
+    with tempfile.TemporaryDirectory(dir=FOLDER) as folder, open(f"{folder}/fill", "wb") as file:
+        while True:
+            file.write(b"x" * (1 << 20))
+""",
+}
+
+
+@pytest.mark.parametrize("folder", ["/tmp", "/dev/shm"])
+@pytest.mark.parametrize("how", OVERFILL)
+def test_who_fills_its_files_fails_with_that_reason(node: Node, folder: str, how: str) -> None:
+    result = run(node, OVERFILL[how].replace("FOLDER", repr(folder)), tmp_max=8 << 20, memory_max=512 << 20)
+    assert (result["outcome"], result["detail"]) == ("DISK", folder), result
+    assert "No space left on device" in result["value"], "the user's own exception, as text"
+    disk = result["disks"].pop(folder)
+    assert disk["limit"] == 8 << 20 and disk["files_limit"] == 100_000, disk
+    if how == "blocks":
+        assert disk["used"] == 8 << 20 and disk["files_used"] < 10, disk
+    elif how == "inodes":
+        assert disk["files_used"] == 100_000 and disk["used"] < 1 << 20, disk
+    else:
+        assert disk["used"] < 1 << 20, disk
+
+
+def test_room_that_is_missing_elsewhere_is_another_reason(node: Node) -> None:
+    result = run(node, "def task():\n    open('/dev/full', 'wb', buffering=0).write(b'x')\n")
+    assert (result["outcome"], "No space left on device" in result["value"]) == ("EXCEPTION", True), result
+
+
 @pytest.mark.parametrize("folder", ["/tmp", "/dev/shm"])
 def test_files_of_a_task_count_as_its_memory(node: Node, folder: str) -> None:
     result = run(node, FILL.replace("FOLDER", repr(folder)), tmp_max=256 << 20, memory_max=64 << 20)
     assert (result["outcome"], result["limit"]) == ("MEMORY", 64 << 20), result
+    assert 32 << 20 < result["disks"][folder]["used"] <= 64 << 20, "its share is told"
 
 
 def test_time_limits_have_their_own_reasons(node: Node) -> None:

@@ -114,8 +114,18 @@ static void test_outcomes(void **state) {
         e.info.limit = 100;
         e.info.peak = 99;
         assert_outcome(&e, "{\"kind\":\"memory\",\"limit\":100,\"peak\":99}");
+        e.info.tmp = (LauncherDisk){ 80, 70, 9, 1 };
+        e.info.shm = (LauncherDisk){ 60, 50, 8, 8 };
+        assert_outcome(&e, "{\"kind\":\"memory\",\"limit\":100,\"peak\":99,\"tmp\":70,\"shm\":50}");
         e.info.outcome = OUTCOME_DISK;
-        assert_outcome(&e, "{\"kind\":\"disk\",\"limit\":100}");
+        strcpy(e.info.detail, "/tmp");
+        assert_outcome(&e, "{\"kind\":\"disk\",\"place\":\"/tmp\",\"limit\":80,\"used\":70,"
+                           "\"files_limit\":9,\"files_used\":1,\"retry\":true}");
+        strcpy(e.info.detail, "/dev/shm");
+        e.flags = 0;
+        assert_outcome(&e, "{\"kind\":\"disk\",\"place\":\"/dev/shm\",\"limit\":60,\"used\":50,"
+                           "\"files_limit\":8,\"files_used\":8,\"retry\":false}");
+        e.info.detail[0] = '\0';
         e.info.outcome = OUTCOME_TIMEOUT;
         e.info.limit = 1500000;
         assert_outcome(&e, "{\"kind\":\"timeout\",\"limit_ms\":1500}");

@@ -49,6 +49,8 @@ static void test_outcomes(void **state) {
         assert_outcome("{\"kind\":\"exit\",\"status\":3}", "exit (status 3)");
         assert_outcome("{\"kind\":\"memory\",\"limit\":67108864,\"peak\":67108864}",
                        "memory (limit 64.0M, peak 64.0M)");
+        assert_outcome("{\"kind\":\"disk\",\"place\":\"/dev/shm\",\"limit\":8388608}",
+                       "disk (/dev/shm, limit 8.0M)");
         assert_outcome("{\"kind\":\"timeout\",\"limit_ms\":90000}", "timeout (1min 30s)");
         assert_outcome("{\"kind\":\"syscall\",\"name\":\"bpf\"}", "syscall (bpf)");
         assert_outcome("{\"kind\":\"signal\",\"name\":\"SIGTERM\"}", "signal (SIGTERM)");
