@@ -5,8 +5,10 @@
 #include <stdlib.h>
 #include <systemd/sd-bus.h>
 
+#include "account.h"
 #include "agent.h"
 #include "build-config.h"
+#include "bus-auth.h"
 #include "log.h"
 #include "time-util.h"
 
@@ -18,6 +20,7 @@
 struct AgentBus {
         Agent *agent;
         sd_bus *bus;
+        BusAuth *auth; /* of this bus */
         sd_event_source *retry;
         bool complained;
 };
@@ -85,26 +88,49 @@ static int get_code_cache_bytes(sd_bus *bus, const char *path, const char *inter
         return sd_bus_message_append(reply, "t", code_cache_bytes(b->agent->code));
 }
 
-static int method_list_attempts(sd_bus_message *message, void *userdata, sd_bus_error *error) {
-        AgentBus *b = userdata;
-        sd_bus_message *reply = NULL;
+/* owner: whose are listed, NULL: all. */
+static int reply_attempts(AgentBus *b, sd_bus_message *call, const char *owner) {
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
         Attempt *a;
         int r;
 
-        r = sd_bus_message_new_method_return(message, &reply);
+        r = sd_bus_message_new_method_return(call, &reply);
         if (r >= 0)
                 r = sd_bus_message_open_container(reply, 'a', "(susss)");
         HASHMAP_FOREACH(a, b->agent->attempts)
-                if (r >= 0)
+                if (r >= 0 && (!owner || streq(owner, a->owner)))
                         r = sd_bus_message_append(reply, "(susss)", ID_HEX(a->task), a->attempt,
                                                   attempt_state_to_string(a->state), strempty(a->unit),
                                                   a->owner);
         if (r >= 0)
                 r = sd_bus_message_close_container(reply);
-        if (r >= 0)
-                r = sd_bus_send(NULL, reply, NULL);
-        sd_bus_message_unref(reply);
-        return r;
+        return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
+}
+
+static void on_caller(sd_bus_message *call, int error, uid_t uid, BusVerdict verdict, void *userdata) {
+        const char *owner = NULL;
+
+        if (error == -ECANCELED)
+                return;
+        if (error < 0) {
+                (void) sd_bus_reply_method_errorf(call, "org.clupy.Error.NotAllowed",
+                                                  "The bus does not say who you are");
+                return;
+        }
+        if (uid != 0 && verdict != BUS_GRANTED)
+                owner = strempty(account_name(uid));
+        (void) reply_attempts(userdata, call, owner);
+}
+
+static int method_list_attempts(sd_bus_message *message, void *userdata, sd_bus_error *error) {
+        AgentBus *b = userdata;
+        int r;
+
+        r = bus_auth_ask(b->auth, message, "org.clupy.view", false, on_caller, b);
+        if (r == -EBUSY)
+                return sd_bus_error_set(error, "org.freedesktop.DBus.Error.LimitsExceeded",
+                                        "Too many calls wait for an answer: wait for some of them");
+        return r < 0 ? r : 1;
 }
 
 static const sd_bus_vtable agent_vtable[] = {
@@ -126,6 +152,7 @@ static const sd_bus_vtable agent_vtable[] = {
 static void agent_bus_disconnect(AgentBus *b) {
         if (!b->bus)
                 return;
+        b->auth = bus_auth_free(b->auth);
         sd_bus_detach_event(b->bus);
         b->bus = sd_bus_close_unref(b->bus);
 }
@@ -168,7 +195,9 @@ static int agent_bus_try(AgentBus *b) {
         r = sd_bus_open_system_with_description(&b->bus, "clupy-agent");
         if (r < 0)
                 return r;
-        r = sd_bus_set_exit_on_disconnect(b->bus, false);
+        r = bus_auth_new(b->bus, &b->auth);
+        if (r >= 0)
+                r = sd_bus_set_exit_on_disconnect(b->bus, false);
         if (r >= 0)
                 r = sd_bus_add_object_vtable(b->bus, NULL, BUS_PATH, BUS_NAME, agent_vtable, b);
         if (r >= 0)

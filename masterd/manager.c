@@ -295,6 +295,7 @@ static int on_notify(sd_event_source *source, uint64_t usec, void *userdata) {
                 return 0;
         m->notify_due = false;
         notify(m);
+        master_bus_counts_changed(m->bus);
         /* What many tasks took is given back once they are gone. */
         if (m->n_ended - m->trimmed_at >= TRIM_AFTER && m->n_tasks == 0) {
                 m->trimmed_at = m->n_ended;

@@ -2,11 +2,13 @@
 #include "master-bus.h"
 
 #include <errno.h>
-#include <inttypes.h>
-#include <pwd.h>
 #include <systemd/sd-bus.h>
 
+#include "access.h"
 #include "build-config.h"
+#include "bus-auth.h"
+#include "bus-request.h"
+#include "bus-watch.h"
 #include "frame.h"
 #include "history.h"
 #include "job.h"
@@ -26,172 +28,25 @@
 #define NODE_PREFIX BUS_PATH "/node"
 #define TASK_PREFIX BUS_PATH "/task"
 
-enum { TASKS_ENUMERATED_MAX = 1000, POLKIT_TIMEOUT_S = 60 };
+enum { TASKS_ENUMERATED_MAX = 1000 };
+
+/* Properties that change with every task, and are told of once a second at most. */
+typedef struct BusCounts {
+        uint32_t nodes, ready, clients;
+        uint64_t queued, running, ended;
+} BusCounts;
 
 struct MasterBus {
         Manager *m;
         sd_bus *bus;
         sd_bus_slot *request;
+        BusAuth *auth;
+        BusWatch *watch;
+        BusCounts told; /* the figures that were told last */
 };
 
-static const char *error_name(QueryError error) {
-        switch (error) {
-        case QUERY_NOT_FOUND:
-                return "org.clupy.Error.NotFound";
-        case QUERY_INVALID_ARGUMENT:
-                return "org.clupy.Error.InvalidArgument";
-        case QUERY_NOT_ALLOWED:
-                return "org.clupy.Error.NotAllowed";
-        default:
-                return "org.clupy.Error.Failed";
-        }
-}
-
-/* Who calls, and may they */
-
-/* The account's name, "" for none. Local accounts only: nothing here may wait for a directory server. */
-static void user_name(uid_t uid, char ret_name[static 65]) {
-        _cleanup_(fclosep) FILE *passwd = fopen("/etc/passwd", "re");
-        struct passwd *entry;
-
-        ret_name[0] = '\0';
-        while (passwd && (entry = fgetpwent(passwd)))
-                if (entry->pw_uid == uid) {
-                        snprintf(ret_name, 65, "%s", entry->pw_name);
-                        return;
-                }
-}
-
-/* Builds the answer to a call out of a query's result. */
-typedef int (*RequestReply)(sd_bus_message *call, json_object *result);
-
-/* A call whose caller has to be asked after, and how it is answered. */
-typedef struct Request {
-        Manager *m;
-        sd_bus_message *call;
-        char user[65];
-        char *verb;
-        json_object *args;
-        RequestReply reply; /* NULL: answered with nothing */
-} Request;
-
-static Request *request_free(Request *request) {
-        if (!request)
-                return NULL;
-        sd_bus_message_unref(request->call);
-        free(request->verb);
-        json_put(request->args);
-        return mfree(request);
-}
-DEFINE_CLEANUP(Request, request_free);
-
-static int request_answer(Request *request, QueryError error, json_object *result, const char *message) {
-        if (error != QUERY_OK)
-                return sd_bus_reply_method_errorf(request->call, error_name(error), "%s", strempty(message));
-        if (request->reply)
-                return request->reply(request->call, result);
-        return sd_bus_reply_method_return(request->call, NULL);
-}
-
-static int request_run(Request *request, bool privileged) {
-        _cleanup_(json_putp) json_object *result = NULL;
-        _cleanup_(freep) char *message = NULL;
-        QueryAsker asker = { .user = request->user, .privileged = privileged, .from = "D-Bus" };
-        QueryError error;
-
-        error = query_run(request->m, &asker, request->verb, request->args, &result, &message);
-        if (error == QUERY_NOT_ALLOWED)
-                query_log_refusal(&asker, request->verb, message);
-        return request_answer(request, error, result, message);
-}
-
-static int on_polkit(sd_bus_message *reply, void *userdata, sd_bus_error *ret_error) {
-        _cleanup_(request_freep) Request *request = userdata;
-        int authorized = 0, challenge = 0;
-
-        /* No polkit, or it does not know the action: root only, and this is not root. */
-        if (!sd_bus_message_is_method_error(reply, NULL))
-                (void) sd_bus_message_read(reply, "(bb", &authorized, &challenge);
-        (void) request_run(request, authorized);
-        return 1;
-}
-
-static int ask_polkit(Request *request) {
-        _cleanup_(sd_bus_message_unrefp) sd_bus_message *query = NULL;
-        sd_bus *bus = sd_bus_message_get_bus(request->call);
-        int r;
-
-        r = sd_bus_message_new_method_call(bus, &query, "org.freedesktop.PolicyKit1",
-                                           "/org/freedesktop/PolicyKit1/Authority",
-                                           "org.freedesktop.PolicyKit1.Authority", "CheckAuthorization");
-        if (r < 0)
-                return r;
-        r = sd_bus_message_append(query, "(sa{sv})sa{ss}us", "system-bus-name", 1, "name", "s",
-                                  sd_bus_message_get_sender(request->call), "org.clupy.manage", 0, 1, "");
-        if (r < 0)
-                return r;
-        return sd_bus_call_async(bus, NULL, query, on_polkit, request,
-                                 (uint64_t) POLKIT_TIMEOUT_S * 1000000);
-}
-
-/* The bus has said who calls. What that one may not do by itself is put to polkit. */
-static int on_caller(sd_bus_message *reply, void *userdata, sd_bus_error *ret_error) {
-        _cleanup_(request_freep) Request *request = userdata;
-        _cleanup_(json_putp) json_object *result = NULL;
-        _cleanup_(freep) char *message = NULL;
-        QueryAsker asker = { .user = request->user, .from = "D-Bus" };
-        QueryError error;
-        uint32_t uid;
-
-        if (sd_bus_message_is_method_error(reply, NULL) || sd_bus_message_read(reply, "u", &uid) < 0) {
-                (void) sd_bus_reply_method_errorf(request->call, "org.clupy.Error.NotAllowed",
-                                                  "The bus does not say who you are");
-                return 1;
-        }
-        user_name(uid, request->user);
-        if (uid == 0) {
-                (void) request_run(request, true);
-                return 1;
-        }
-        error = query_run(request->m, &asker, request->verb, request->args, &result, &message);
-        if (error == QUERY_NOT_ALLOWED) {
-                if (ask_polkit(request) >= 0) {
-                        TAKE_PTR(request);
-                        return 1;
-                }
-                query_log_refusal(&asker, request->verb, message);
-        }
-        (void) request_answer(request, error, result, message);
-        return 1;
-}
-
-/* Runs a query for a caller. args is taken. */
-static int run_verb(Manager *m, sd_bus_message *call, const char *verb, json_object *args,
-                    RequestReply reply) {
-        _cleanup_(request_freep) Request *request = new0(Request);
-        int r;
-
-        if (!request) {
-                json_put(args);
-                return -ENOMEM;
-        }
-        request->m = m;
-        request->args = args;
-        request->call = sd_bus_message_ref(call);
-        request->verb = strdup(verb);
-        request->reply = reply;
-        if (!request->verb)
-                return -ENOMEM;
-        if (query_is_public(verb))
-                return request_run(request, false);
-        r = sd_bus_call_method_async(sd_bus_message_get_bus(call), NULL, "org.freedesktop.DBus",
-                                     "/org/freedesktop/DBus", "org.freedesktop.DBus",
-                                     "GetConnectionUnixUser", on_caller, request, "s",
-                                     sd_bus_message_get_sender(call));
-        if (r < 0)
-                return r;
-        TAKE_PTR(request);
-        return 1;
+static int run_verb(Manager *m, sd_bus_message *call, const char *verb, json_object *args, BusReply reply) {
+        return bus_request_run(m, m->bus->auth, call, verb, args, reply);
 }
 
 /* Methods of the manager */
@@ -218,7 +73,7 @@ static int method_query(sd_bus_message *call, void *userdata, sd_bus_error *ret_
 }
 
 static int verb_with(sd_bus_message *call, Manager *m, const char *verb, const char *key, bool in_list,
-                     RequestReply reply) {
+                     BusReply reply) {
         json_object *args, *list;
         const char *value;
         int r;
@@ -341,6 +196,52 @@ static int method_list_tasks(sd_bus_message *call, void *userdata, sd_bus_error 
         return run_verb(userdata, call, "tasks", args, reply_tasks);
 }
 
+/* Whose tasks the caller may see; asked once, when it begins to watch. */
+static void on_watcher(sd_bus_message *call, int error, uid_t uid, BusVerdict verdict, void *userdata) {
+        const QueryAsker asker = { .user = bus_owner(uid),
+                                   .privileged = uid == 0,
+                                   .granted = verdict == BUS_GRANTED ? ACCESS_VIEW_ALL : 0 };
+        const Owner *only = NULL;
+        Manager *m = userdata;
+        bool all;
+        int r;
+
+        if (error == -ECANCELED)
+                return;
+        if (error < 0) {
+                (void) sd_bus_reply_method_errorf(call, bus_error_name(QUERY_NOT_ALLOWED),
+                                                  "The bus does not say who you are");
+                return;
+        }
+        all = query_scope(m, &asker, &only) >= 0 && !only;
+        r = bus_watch_add(m->bus->watch, sd_bus_message_get_sender(call), all ? NULL : asker.user);
+        if (r == -ENOSPC)
+                (void) sd_bus_reply_method_errorf(call, "org.freedesktop.DBus.Error.LimitsExceeded",
+                                                  "%d connections watch already", BUS_WATCHERS_MAX);
+        else if (r < 0)
+                (void) sd_bus_reply_method_errno(call, r, NULL);
+        else
+                (void) sd_bus_reply_method_return(call, "b", all);
+}
+
+static int method_watch(sd_bus_message *call, void *userdata, sd_bus_error *ret_error) {
+        Manager *m = userdata;
+        int r;
+
+        r = bus_auth_ask(m->bus->auth, call, BUS_ACTION_VIEW, false, on_watcher, m);
+        if (r == -EBUSY)
+                return sd_bus_error_set(ret_error, "org.freedesktop.DBus.Error.LimitsExceeded",
+                                        "Too many calls wait for an answer: wait for some of them");
+        return r < 0 ? r : 1;
+}
+
+static int method_unwatch(sd_bus_message *call, void *userdata, sd_bus_error *ret_error) {
+        Manager *m = userdata;
+
+        (void) bus_watch_remove(m->bus->watch, sd_bus_message_get_sender(call));
+        return sd_bus_reply_method_return(call, NULL);
+}
+
 /* Properties of the manager */
 
 static int get_constant(sd_bus *bus, const char *path, const char *interface, const char *property,
@@ -370,23 +271,33 @@ static int get_listen(sd_bus *bus, const char *path, const char *interface, cons
         return r < 0 ? r : sd_bus_message_close_container(reply);
 }
 
-static int get_count(sd_bus *bus, const char *path, const char *interface, const char *property,
-                     sd_bus_message *reply, void *userdata, sd_bus_error *ret_error) {
-        Manager *m = userdata;
-        uint32_t ready = 0;
+static BusCounts count(const Manager *m) {
+        BusCounts counts = { .nodes = (uint32_t) hashmap_size(m->nodes),
+                             .clients = m->n_clients,
+                             .queued = m->n_state[TASK_QUEUED] + m->n_state[TASK_WAITING],
+                             .running = m->n_state[TASK_STARTING] + m->n_state[TASK_RUNNING] +
+                                        m->n_state[TASK_FROZEN],
+                             .ended = m->n_ended };
         Node *node;
 
-        if (streq(property, "TasksQueued"))
-                return sd_bus_message_append(reply, "t", m->n_state[TASK_QUEUED] + m->n_state[TASK_WAITING]);
-        if (streq(property, "TasksRunning"))
-                return sd_bus_message_append(reply, "t",
-                                             m->n_state[TASK_STARTING] + m->n_state[TASK_RUNNING] +
-                                                     m->n_state[TASK_FROZEN]);
-        if (streq(property, "Nodes"))
-                return sd_bus_message_append(reply, "u", (uint32_t) hashmap_size(m->nodes));
         HASHMAP_FOREACH(node, m->nodes)
-                ready += node->state == NODE_READY;
-        return sd_bus_message_append(reply, "u", ready);
+                counts.ready += node->state == NODE_READY;
+        return counts;
+}
+
+static int get_count(sd_bus *bus, const char *path, const char *interface, const char *property,
+                     sd_bus_message *reply, void *userdata, sd_bus_error *ret_error) {
+        BusCounts counts = count(userdata);
+
+        if (streq(property, "TasksQueued"))
+                return sd_bus_message_append(reply, "t", counts.queued);
+        if (streq(property, "TasksRunning"))
+                return sd_bus_message_append(reply, "t", counts.running);
+        if (streq(property, "TasksEnded"))
+                return sd_bus_message_append(reply, "t", counts.ended);
+        if (streq(property, "Clients"))
+                return sd_bus_message_append(reply, "u", counts.clients);
+        return sd_bus_message_append(reply, "u", streq(property, "Nodes") ? counts.nodes : counts.ready);
 }
 
 static int get_unproven(sd_bus *bus, const char *path, const char *interface, const char *property,
@@ -411,14 +322,14 @@ static const sd_bus_vtable manager_vtable[] = {
         SD_BUS_PROPERTY("PythonVersion", "s", get_constant, 0, SD_BUS_VTABLE_PROPERTY_CONST),
         SD_BUS_PROPERTY("Insecure", "b", get_insecure, 0, SD_BUS_VTABLE_PROPERTY_CONST),
         SD_BUS_PROPERTY("Listen", "as", get_listen, 0, SD_BUS_VTABLE_PROPERTY_CONST),
-        SD_BUS_PROPERTY("Nodes", "u", get_count, 0, 0),
-        SD_BUS_PROPERTY("NodesReady", "u", get_count, 0, 0),
-        SD_BUS_PROPERTY("Clients", "u", NULL, offsetof(Manager, n_clients), 0),
+        SD_BUS_PROPERTY("Nodes", "u", get_count, 0, SD_BUS_VTABLE_PROPERTY_EMITS_CHANGE),
+        SD_BUS_PROPERTY("NodesReady", "u", get_count, 0, SD_BUS_VTABLE_PROPERTY_EMITS_CHANGE),
+        SD_BUS_PROPERTY("Clients", "u", get_count, 0, SD_BUS_VTABLE_PROPERTY_EMITS_CHANGE),
         SD_BUS_PROPERTY("ConnectionsUnproven", "u", get_unproven, 0, 0),
         SD_BUS_PROPERTY("ConnectionsRefused", "t", get_refused, 0, 0),
-        SD_BUS_PROPERTY("TasksQueued", "t", get_count, 0, 0),
-        SD_BUS_PROPERTY("TasksRunning", "t", get_count, 0, 0),
-        SD_BUS_PROPERTY("TasksEnded", "t", NULL, offsetof(Manager, n_ended), 0),
+        SD_BUS_PROPERTY("TasksQueued", "t", get_count, 0, SD_BUS_VTABLE_PROPERTY_EMITS_CHANGE),
+        SD_BUS_PROPERTY("TasksRunning", "t", get_count, 0, SD_BUS_VTABLE_PROPERTY_EMITS_CHANGE),
+        SD_BUS_PROPERTY("TasksEnded", "t", get_count, 0, SD_BUS_VTABLE_PROPERTY_EMITS_CHANGE),
         SD_BUS_PROPERTY("StartedAt", "t", NULL, offsetof(Manager, started_at), SD_BUS_VTABLE_PROPERTY_CONST),
         SD_BUS_METHOD_WITH_ARGS("Query", SD_BUS_ARGS("s", verb, "s", arguments_json),
                                 SD_BUS_RESULT("s", answer_json), method_query, SD_BUS_VTABLE_UNPRIVILEGED),
@@ -434,6 +345,15 @@ static const sd_bus_vtable manager_vtable[] = {
                                 SD_BUS_VTABLE_UNPRIVILEGED),
         SD_BUS_METHOD_WITH_ARGS("Why", SD_BUS_ARGS("s", id), SD_BUS_RESULT("s", sentence), method_why,
                                 SD_BUS_VTABLE_UNPRIVILEGED),
+        SD_BUS_METHOD_WITH_ARGS("Watch", SD_BUS_NO_ARGS, SD_BUS_RESULT("b", all), method_watch,
+                                SD_BUS_VTABLE_UNPRIVILEGED),
+        SD_BUS_METHOD_WITH_ARGS("Unwatch", SD_BUS_NO_ARGS, SD_BUS_NO_RESULT, method_unwatch,
+                                SD_BUS_VTABLE_UNPRIVILEGED),
+        SD_BUS_SIGNAL_WITH_ARGS("TaskChanged",
+                                SD_BUS_ARGS("s", id, "s", owner, "s", name, "s", state, "s", node, "u",
+                                            attempt, "s", outcome),
+                                0),
+        SD_BUS_SIGNAL_WITH_ARGS("ChangesLost", SD_BUS_ARGS("t", number), 0),
         SD_BUS_VTABLE_END,
 };
 
@@ -560,8 +480,7 @@ static const sd_bus_vtable task_vtable[] = {
 
 /* Of whom the caller of the present message may see tasks, as query_scope(). The bus itself is asked, as
  * sd-bus does for methods that are not for everybody: it answers at once. */
-static int caller_scope(Manager *m, sd_bus *bus, char user[static 65], QueryAsker *ret_asker,
-                        const Owner **ret) {
+static int caller_scope(Manager *m, sd_bus *bus, QueryAsker *ret_asker, const Owner **ret) {
         _cleanup_(sd_bus_creds_unrefp) sd_bus_creds *creds = NULL;
         sd_bus_message *message = sd_bus_get_current_message(bus);
         uid_t uid;
@@ -574,8 +493,7 @@ static int caller_scope(Manager *m, sd_bus *bus, char user[static 65], QueryAske
                 r = sd_bus_creds_get_euid(creds, &uid);
         if (r < 0)
                 return r;
-        user_name(uid, user);
-        *ret_asker = (QueryAsker){ .user = user, .privileged = uid == 0 };
+        *ret_asker = (QueryAsker){ .user = bus_owner(uid), .privileged = uid == 0 };
         return query_scope(m, ret_asker, ret);
 }
 
@@ -587,12 +505,11 @@ static int find_task(sd_bus *bus, const char *path, const char *interface, void 
         const Owner *only;
         QueryAsker asker;
         TaskView view = { 0 };
-        char user[65];
         Id id;
 
-        if (!hex || id_from_hex(hex, &id) < 0 || caller_scope(m, bus, user, &asker, &only) < 0)
+        if (!hex || id_from_hex(hex, &id) < 0 || caller_scope(m, bus, &asker, &only) < 0)
                 return 0;
-        *ret_found = manager_task(m, user, id);
+        *ret_found = manager_task(m, asker.user, id);
         if (!*ret_found && task_find(m, only, hex, &view) >= 0)
                 *ret_found = view.task;
         return *ret_found ? 1 : 0;
@@ -603,7 +520,7 @@ static int enumerate_tasks(sd_bus *bus, const char *prefix, void *userdata, char
         Manager *m = userdata;
         const Owner *only;
         QueryAsker asker;
-        char **paths, user[65];
+        char **paths;
         Owner *owner;
         size_t n = 0;
         Task *task;
@@ -612,7 +529,7 @@ static int enumerate_tasks(sd_bus *bus, const char *prefix, void *userdata, char
         if (!paths)
                 return -ENOMEM;
         *ret_nodes = paths;
-        if (caller_scope(m, bus, user, &asker, &only) < 0)
+        if (caller_scope(m, bus, &asker, &only) < 0)
                 return 1;
         HASHMAP_FOREACH(owner, m->owners) {
                 if (only && only != owner)
@@ -648,7 +565,7 @@ static int on_disconnected(sd_bus_message *message, void *userdata, sd_bus_error
 }
 
 int master_bus_new(Manager *m, MasterBus **ret) {
-        _cleanup_(freep) MasterBus *b = new0(MasterBus);
+        _cleanup_(master_bus_freep) MasterBus *b = new0(MasterBus);
         int r;
 
         if (!b)
@@ -677,20 +594,55 @@ int master_bus_new(Manager *m, MasterBus **ret) {
         if (r >= 0)
                 r = sd_bus_request_name_async(b->bus, &b->request, BUS_NAME, 0, on_name, m);
         if (r >= 0)
+                r = bus_auth_new(b->bus, &b->auth);
+        if (r >= 0)
+                r = bus_watch_new(m, b->bus, BUS_PATH, BUS_INTERFACE, &b->watch);
+        if (r >= 0)
                 r = sd_bus_attach_event(b->bus, m->event, SD_EVENT_PRIORITY_NORMAL);
-        if (r < 0) {
-                sd_bus_unref(b->bus);
+        if (r < 0)
                 return r;
-        }
         *ret = TAKE_PTR(b);
         return 0;
 }
 
-MasterBus *master_bus_free(MasterBus *bus) {
-        if (!bus)
+MasterBus *master_bus_free(MasterBus *b) {
+        if (!b)
                 return NULL;
-        sd_bus_slot_unref(bus->request);
-        sd_bus_detach_event(bus->bus);
-        sd_bus_flush_close_unref(bus->bus);
-        return mfree(bus);
+        b->watch = bus_watch_free(b->watch);
+        b->auth = bus_auth_free(b->auth);
+        sd_bus_slot_unref(b->request);
+        if (b->bus)
+                sd_bus_detach_event(b->bus);
+        sd_bus_flush_close_unref(b->bus);
+        return mfree(b);
+}
+
+void master_bus_task_changed(MasterBus *b, const Task *task) {
+        if (b)
+                bus_watch_task(b->watch, task);
+}
+
+void master_bus_counts_changed(MasterBus *b) {
+        BusCounts now;
+        const char *names[7] = { NULL };
+        size_t n = 0;
+
+        if (!b || sd_bus_is_ready(b->bus) <= 0)
+                return;
+        now = count(b->m);
+        if (now.nodes != b->told.nodes)
+                names[n++] = "Nodes";
+        if (now.ready != b->told.ready)
+                names[n++] = "NodesReady";
+        if (now.clients != b->told.clients)
+                names[n++] = "Clients";
+        if (now.queued != b->told.queued)
+                names[n++] = "TasksQueued";
+        if (now.running != b->told.running)
+                names[n++] = "TasksRunning";
+        if (now.ended != b->told.ended)
+                names[n++] = "TasksEnded";
+        b->told = now;
+        if (n > 0)
+                (void) sd_bus_emit_properties_changed_strv(b->bus, BUS_PATH, BUS_INTERFACE, (char **) names);
 }

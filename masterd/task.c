@@ -9,6 +9,7 @@
 #include "job.h"
 #include "json-util.h"
 #include "manager.h"
+#include "master-bus.h"
 #include "node.h"
 #include "owner.h"
 #include "session.h"
@@ -170,6 +171,7 @@ void task_set_state(Task *task, TaskState state) {
             (state == TASK_QUEUED && task->attempt > 0) ||
             (state == TASK_STARTING && task->job->retries == 0))
                 session_status_due(task->session, task);
+        master_bus_task_changed(m->bus, task);
         manager_notify(m);
 }
 

@@ -207,7 +207,7 @@ def test_exit_statuses(lab: Lab, sleeper: str) -> None:
     # Whoever may use the bus may look; a node is root's, a task its owner's.
     clupyctl(lab, "nodes", bus=True, user="user")
     clupyctl(lab, "drain", "agent1", bus=True, user="user", status=5)
-    clupyctl(lab, "cancel", sleeper, bus=True, user="nobody", status=5)
+    clupyctl(lab, "cancel", sleeper, bus=True, user="nobody", status=3)
     assert clupyctl(lab, "cancel", sleeper, bus=True, user="user") == f"{sleeper} cancelled\n"
     clupyctl(lab, "cancel", sleeper, status=1)
 
