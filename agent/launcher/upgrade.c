@@ -196,31 +196,19 @@ static int set_inherited(const int *fds, size_t n, bool inherited) {
         return r;
 }
 
-/* Returns only when it fails. */
-static int execute(Manager *manager) {
-        _cleanup_(upgrade_state_freep) UpgradeState *state = NULL;
-        _cleanup_(close_fdp) int memory = -EBADF;
-        _cleanup_(freep) int *fds = NULL;
+/* What is listed in the state is inherited, and it in that memory. Returns only when it fails. */
+static int execute_with(const UpgradeState *state, int memory) {
+        int *fds = NULL;
         char number[16];
-        ssize_t n;
-        int r = program_check();
+        ssize_t n = upgrade_state_fds(state, &fds);
+        int r;
 
-        if (r >= 0)
-                r = collect(manager, &state);
-        if (r >= 0)
-                r = check_own(state);
-        if (r < 0)
-                return r;
-        n = upgrade_state_fds(state, &fds);
         if (n < 0)
                 return (int) n;
-        memory = memfd_new_sealed("clupy-launcher-state", state->buffer, state->size);
-        if (memory < 0)
-                return memory;
         (void) snprintf(number, sizeof(number), "%d", memory);
-        if (setenv(STATE_VARIABLE, number, true) < 0)
-                return -ENOMEM;
-        r = set_inherited(fds, (size_t) n, true);
+        r = setenv(STATE_VARIABLE, number, true) < 0 ? -ENOMEM : 0;
+        if (r >= 0)
+                r = set_inherited(fds, (size_t) n, true);
         if (r >= 0)
                 r = fd_set_cloexec(memory, false);
         if (r >= 0) {
@@ -229,7 +217,24 @@ static int execute(Manager *manager) {
         }
         (void) set_inherited(fds, (size_t) n, false);
         (void) unsetenv(STATE_VARIABLE);
+        free(fds);
         return r;
+}
+
+/* Returns only when it fails. */
+static int execute(Manager *manager) {
+        _cleanup_(upgrade_state_freep) UpgradeState *state = NULL;
+        int r = program_check();
+
+        if (r >= 0)
+                r = collect(manager, &state);
+        if (r >= 0)
+                r = check_own(state);
+        if (r < 0)
+                return r;
+        _cleanup_(close_fdp) int memory =
+                memfd_new_sealed("clupy-launcher-state", state->buffer, state->size);
+        return memory < 0 ? memory : execute_with(state, memory);
 }
 
 Upgrade *upgrade_free(Upgrade *upgrade) {
