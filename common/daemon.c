@@ -233,6 +233,8 @@ int daemon_new(const DaemonProgram *program, const DaemonHandlers *handlers, voi
         if (r < 0)
                 return r;
         if (r > 0) {
+                /* Now too: the clock goes on over an execve(), and one may come soon after the other. */
+                (void) sd_notify(false, "WATCHDOG=1");
                 r = sd_event_add_time_relative(d->event, &d->watchdog, CLOCK_MONOTONIC, d->watchdog_usec / 2,
                                                d->watchdog_usec / 8, on_watchdog, d);
                 if (r < 0)
