@@ -96,8 +96,9 @@ static bool fd_is_good(int32_t fd) {
         return fd == UPGRADE_NONE || (fd > 2 && fd < FD_MAX);
 }
 
+/* The longest that can be asked for, from whenever. */
 static bool time_is_good(uint64_t usec) {
-        return usec == USEC_INFINITY || usec <= REQUEST_DURATION_MAX;
+        return usec == USEC_INFINITY || usec <= 2 * REQUEST_DURATION_MAX;
 }
 
 static bool key_is_good(const LauncherKey *key) {
