@@ -14,9 +14,9 @@
 typedef struct CtlOption {
         const char *name;     /* "follow" for --follow */
         char letter;          /* 'f' for -f, 0: none */
-        const char *argument; /* "STATE" in the help, NULL: takes none */
+        const char *argument; /* "STATE" in the help, NULL: takes none. "HOST...": the option may be given
+                                 several times, its values are joined by commas */
         const char *help;
-        bool many; /* may be given several times: the values are joined by commas */
 } CtlOption;
 
 enum { CTL_OPTIONS_MAX = 8 }; /* of one verb */
@@ -31,7 +31,7 @@ typedef struct CtlVerb {
         size_t min_operands, max_operands;
         const CtlOption *options;
         size_t n_options;
-        const char *operands; /* what completes an operand: "node", "task", or NULL */
+        const char *operands;     /* what completes an operand: "node", "task", or NULL */
         const char *const *words; /* what the first operand is one of, NULL-terminated, or NULL */
         /* Returns the exit status, after it has told the user what went wrong. */
         int (*run)(Ctl *ctl);

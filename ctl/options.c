@@ -82,7 +82,7 @@ static void global_set(Ctl *ctl, const CtlOption *option, const char *value) {
 static int verb_set(Ctl *ctl, size_t option, const char *value) {
         char *joined;
 
-        if (!ctl->verb->options[option].many || !ctl->values[option]) {
+        if (!endswith(strempty(ctl->verb->options[option].argument), "...") || !ctl->values[option]) {
                 ctl->values[option] = value;
                 return 0;
         }

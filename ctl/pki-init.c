@@ -172,7 +172,7 @@ int pki_init(Ctl *ctl) {
         if (r != 0)
                 return r;
         draft.names = names;
-        draft.cluster = names[0];
+        draft.cluster = names ? names[0] : NULL;
         r = authority_create(&draft, &file);
         if (r < 0)
                 return pki_fail(ctl, r, folder, file);

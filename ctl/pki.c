@@ -158,7 +158,7 @@ static int run(Ctl *ctl) {
 
 static const CtlOption options[] = {
         { "folder", 0, "FOLDER", "the authority's, instead of " AUTHORITY_FOLDER },
-        { "name", 0, "HOST", "a name or address of the master; may be given several times", true },
+        { "name", 0, "HOST...", "a name or address of the master; may be given several times" },
         { "days", 0, "NUMBER", "how long the certificate is good, 365 by default" },
         { "out", 0, "FOLDER", "where certificate and key are written to" },
         { "reason", 0, "REASON", "why: key-compromise, superseded, cessation, …" },

@@ -179,7 +179,7 @@ static bool copy_text(json_object *json, const char *key, char *field, size_t si
 
         if (json_get_string(json, key, size - 1, &text) < 0)
                 return false;
-        memcpy(field, text, strlen(text));
+        memcpy(field, text, strlen(text) + 1);
         return true;
 }
 
