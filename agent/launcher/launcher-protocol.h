@@ -52,8 +52,7 @@ enum {
         LAUNCHER_FLAG_REPLAYED = 1 << 0, /* answer to LIST */
         LAUNCHER_FLAG_FROZEN = 1 << 1,   /* on STARTED: is frozen at the moment */
         LAUNCHER_FLAG_WARM = 1 << 2,     /* on STARTED and ENDED: a waiting pair took it */
-        LAUNCHER_FLAG_RETRY =
-                1 << 3, /* on ENDED with an exception (DISK too): its type is one to run again for */
+        LAUNCHER_FLAG_RETRY = 1 << 3,    /* on ENDED, exception or DISK: its type is one to run again for */
 };
 
 /* What a zygote is for. Two attempts share one only if all of this is equal. */
@@ -169,8 +168,7 @@ typedef struct LauncherEvent {
                         int32_t status;   /* EXIT: exit status; SIGNAL: its number; SYSCALL: its number */
                         uint64_t limit;   /* MEMORY: bytes; CPU_TIME, TIMEOUT, DEADLINE: µs */
                         uint64_t peak;    /* MEMORY: bytes */
-                        char detail[NOTE_MAX]; /* SYSCALL, SIGNAL: name; CANCELLED: by whom; DISK: the place;
-                                                * a sentence
+                        char detail[NOTE_MAX]; /* SYSCALL, SIGNAL: name; CANCELLED: who; DISK: where; or text
                                                 */
                         uint64_t result_size;  /* bytes of the memfd beside this message */
                         LauncherDisk tmp, shm; /* MEMORY, DISK: as its init saw them then */
