@@ -142,7 +142,7 @@ static int print(const Ctl *ctl, const char *folder, char *const *names, const X
                "  ca.crl                  what it has revoked: nothing yet\n"
                "  master.crt, master.key  the master's certificate, for\n",
                folder);
-        for (char *const *name = names; *name; name++)
+        for (char *const *name = names; name && *name; name++)
                 printf("                            %s\n", *name);
         if (wrote_config)
                 puts("and " MASTER_CONFIG_FOLDER "/" MASTER_CONFIG_NAME
