@@ -169,6 +169,7 @@ class TlsEnd:
     def _pump(self, tls: ssl.SSLSocket) -> None:
         out = b""  # for the client; what SSL_write() was given must be given again
         back = b""
+        ended = False  # the client sends no more
         while True:
             moved = False
             if not out:
