@@ -19,12 +19,14 @@
 typedef struct Child {
         pid_t pid;
         int socket;
+        double begin; /* seconds */
         char scope[64];
 } Child;
 
 static Child children[256];
 static unsigned in_flight, finished, total, started, width;
 static sd_bus *bus;
+static double *took; /* milliseconds each, in the order of their ends */
 
 static double now(void) {
         struct timespec t;
@@ -56,6 +58,7 @@ static void child_start(Child *child) {
         sd_bus_message *message = NULL;
         int pair[2], r;
 
+        child->begin = now();
         if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
                 fail("socketpair", errno);
         PyOS_BeforeFork();
@@ -107,12 +110,17 @@ static int on_job_removed(sd_bus_message *message, void *userdata, sd_bus_error 
                 close(child->socket);
                 child->pid = 0;
                 in_flight--;
-                finished++;
+                took[finished++] = (now() - child->begin) * 1000;
                 if (started < total)
                         child_start(child);
                 break;
         }
         return 0;
+}
+
+static int compare(const void *left, const void *right) {
+        double l = *(const double *) left, r = *(const double *) right;
+        return l < r ? -1 : l > r;
 }
 
 int main(int argc, char **argv) {
@@ -123,6 +131,9 @@ int main(int argc, char **argv) {
         if (width == 0 || width > 256 || total < width)
                 return fprintf(stderr, "bare-limit: 1 to 256 in flight, at least as many calls\n"), 2;
 
+        took = calloc(total, sizeof *took);
+        if (!took)
+                fail("calloc", errno);
         Py_Initialize();
         PyRun_SimpleString("import gc; gc.collect(); gc.freeze()");
         int r = sd_bus_new(&bus);
@@ -148,7 +159,9 @@ int main(int argc, char **argv) {
                         fail("bus", r);
         }
         double seconds = now() - begin;
-        printf("{\"calls\": %u, \"in_flight\": %u, \"calls_per_second\": %.1f}\n", total, width,
-               total / seconds);
+        qsort(took, total, sizeof *took, compare);
+        printf("{\"calls\": %u, \"in_flight\": %u, \"calls_per_second\": %.1f, \"p50_ms\": %.3f, "
+               "\"p99_ms\": %.3f}\n",
+               total, width, total / seconds, took[total / 2], took[total * 99UL / 100]);
         return 0;
 }
