@@ -163,14 +163,17 @@ int folder_list(int folder, char ***ret) {
                 return -errno;
         }
         while (errno = 0, (entry = readdir(directory))) {
+                char *name;
+
                 if (entry->d_name[0] == '.')
                         continue;
-                if (ARRAY_RESERVE(names, capacity, n + 2) < 0)
+                name = strdup(entry->d_name);
+                if (!name || ARRAY_RESERVE(names, capacity, n + 2) < 0) {
+                        free(name);
                         return -ENOMEM;
-                names[n] = strdup(entry->d_name);
-                if (!names[n])
-                        return -ENOMEM;
-                names[++n] = NULL;
+                }
+                names[n++] = name;
+                names[n] = NULL;
         }
         if (errno != 0)
                 return -errno;

@@ -86,7 +86,7 @@ static int renew(Ctl *ctl, const Renewal *renewal) {
         _cleanup_(json_putp) json_object *json = NULL, *answer = NULL;
         _cleanup_(tls_context_unrefp) TlsContext *tls = NULL;
         _cleanup_(freep) char *path = NULL, *message = NULL;
-        const char *name = basename(renewal->paths.certificate), *pem;
+        const char *name = basename(renewal->paths.certificate), *pem = NULL;
         _cleanup_(close_fdp) int folder = -EBADF;
         int r;
 
