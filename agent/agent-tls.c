@@ -12,15 +12,6 @@ struct AgentTls {
         sd_event_source *timer;
 };
 
-static void on_changed(TlsContext *c, void *userdata) {
-        log_info("The certificate was read anew; it is good until %s",
-                 tls_time_to_string(tls_context_not_after(c), (char[TLS_TIME_SIZE]){ 0 }));
-}
-
-static void on_failed(TlsContext *c, const char *message, void *userdata) {
-        log_error("%s; what was read before stays in force", message);
-}
-
 static void warn(AgentTls *t) {
         _cleanup_(strv_freep) char **list = NULL;
 
@@ -29,6 +20,18 @@ static void warn(AgentTls *t) {
         else if (tls_context_warnings(t->context, now_usec(CLOCK_REALTIME), &list) > 0)
                 for (char **s = list; *s; s++)
                         log_warning("%s", *s);
+}
+
+static void on_changed(TlsContext *c, void *userdata) {
+        AgentTls *t = userdata;
+
+        log_info("The certificate was read anew; it is good until %s",
+                 tls_time_to_string(tls_context_not_after(c), (char[TLS_TIME_SIZE]){ 0 }));
+        warn(t);
+}
+
+static void on_failed(TlsContext *c, const char *message, void *userdata) {
+        log_error("%s; what was read before stays in force", message);
 }
 
 static int on_timer(sd_event_source *source, uint64_t usec, void *userdata) {

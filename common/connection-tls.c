@@ -152,12 +152,13 @@ static int on_verify(int ok, X509_STORE_CTX *store) {
                 return 0;
         }
         if (identity_from_certificate(certificate, &l->identity, &clause) < 0) {
-                X509_STORE_CTX_set_error(store, X509_V_ERR_APPLICATION_VERIFICATION);
+                /* The alert for it is bad_certificate. */
+                X509_STORE_CTX_set_error(store, X509_V_ERR_CERT_REJECTED);
                 tls_failure_certificate(&l->failure, l->context, certificate, clause);
                 return 0;
         }
         if (tls_context_side(l->context) == TLS_CLIENT && l->identity.role != IDENTITY_MASTER) {
-                X509_STORE_CTX_set_error(store, X509_V_ERR_APPLICATION_VERIFICATION);
+                X509_STORE_CTX_set_error(store, X509_V_ERR_CERT_REJECTED);
                 tls_failure_role(&l->failure, &l->identity);
                 return 0;
         }

@@ -28,11 +28,20 @@ static void check_peers(Manager *m) {
         }
 }
 
+static void warn_of_expiry(const Manager *m) {
+        _cleanup_(strv_freep) char **list = NULL;
+
+        if (m->tls.context && tls_context_warnings(m->tls.context, now_usec(CLOCK_REALTIME), &list) > 0)
+                for (char **s = list; *s; s++)
+                        log_warning("%s", *s);
+}
+
 static void on_changed(TlsContext *c, void *userdata) {
         Manager *m = userdata;
 
         log_info("Certificates were read anew; this master's is good until %s",
                  tls_time_to_string(tls_context_not_after(c), (char[TLS_TIME_SIZE]){ 0 }));
+        warn_of_expiry(m);
         check_peers(m);
 }
 
@@ -88,14 +97,10 @@ int master_tls_warnings(const Manager *m, char ***list) {
 }
 
 void master_tls_warn(Manager *m) {
-        _cleanup_(strv_freep) char **list = NULL;
-
         for (char **s = m->config->warnings; s && *s; s++)
                 log_warning("Insecure: %s", *s);
-        if (m->tls.hours++ % 24 == 0 && m->tls.context &&
-            tls_context_warnings(m->tls.context, now_usec(CLOCK_REALTIME), &list) > 0)
-                for (char **s = list; *s; s++)
-                        log_warning("%s", *s);
+        if (m->tls.hours++ % 24 == 0)
+                warn_of_expiry(m);
         manager_timer(m, &m->tls.hourly, now_usec(CLOCK_BOOTTIME) + USEC_PER_HOUR, on_hourly, m);
 }
 
