@@ -138,47 +138,36 @@ int folder_open(const char *path, bool make, mode_t mode) {
         return fd;
 }
 
-static int compare_names(const void *left, const void *right) {
-        return strcmp(*(char *const *) left, *(char *const *) right);
+static int is_shown(const struct dirent *entry) {
+        return entry->d_name[0] != '.';
 }
 
-static void closedirp(DIR **directory) {
-        if (*directory)
-                closedir(*directory);
+static int compare_entries(const struct dirent **left, const struct dirent **right) {
+        return strcmp((*left)->d_name, (*right)->d_name);
 }
 
 int folder_list(int folder, char ***ret) {
-        _cleanup_(strv_freep) char **names = NULL;
-        _cleanup_(closedirp) DIR *directory = NULL;
-        const struct dirent *entry;
-        size_t n = 0, capacity = 0;
-        int copy;
+        struct dirent **entries = NULL;
+        int n, r = 0;
+        char **names;
 
-        copy = openat(folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        if (copy < 0)
+        n = scandirat(folder, ".", &entries, is_shown, compare_entries);
+        if (n < 0)
                 return -errno;
-        directory = fdopendir(copy);
-        if (!directory) {
-                close_fd(copy);
-                return -errno;
-        }
-        while (errno = 0, (entry = readdir(directory))) {
-                char *name;
-
-                if (entry->d_name[0] == '.')
-                        continue;
-                name = strdup(entry->d_name);
-                if (!name || ARRAY_RESERVE(names, capacity, n + 2) < 0) {
-                        free(name);
-                        return -ENOMEM;
+        names = newn0(char *, (size_t) n + 1);
+        for (int i = 0; i < n; i++) {
+                if (names && r >= 0) {
+                        names[i] = strdup(entries[i]->d_name);
+                        if (!names[i])
+                                r = -ENOMEM;
                 }
-                names[n++] = name;
-                names[n] = NULL;
+                free(entries[i]);
         }
-        if (errno != 0)
-                return -errno;
-        if (names)
-                qsort(names, n, sizeof(*names), compare_names);
-        *ret = TAKE_PTR(names);
+        free(entries);
+        if (!names || r < 0) {
+                strv_free(names);
+                return -ENOMEM;
+        }
+        *ret = names;
         return 0;
 }
