@@ -362,7 +362,7 @@ def new_programs_make_new_zygotes() -> None:
     """After an upgrade of the package: what runs goes on with what it has, what comes is the new one's."""
     client = fresh()
     client.pool(2)
-    task = client.start(f_wait, 4, "goes on")
+    task = client.start(f_wait, 0.6 * LATE, "goes on")
     pid = started(client, task).pid
     eventually(lambda: len(units("clupy-task-*.scope")) == 3, "no pool")
     before = show("MainPID", "NRestarts")
@@ -379,7 +379,7 @@ def new_programs_make_new_zygotes() -> None:
         eventually(lambda: len(units("clupy-task-*.scope")) == 3, "no new pool")
         event = client.run(f_value, 1, memory_max=512 * MIB, tasks_max=512)
         assert event.value == 1 and event.flags & FLAG_WARM, event
-        assert ended(client, task).value == "goes on"
+        assert ended(client, task, 6.0 * LATE).value == "goes on"
         client.release(task)
         eventually(lambda: not set(builders) & set(base.processes("clupy-builder")), "the former zygote is there")
         assert base.processes("clupy-sandbox") == spawners and show("MainPID", "NRestarts") == before

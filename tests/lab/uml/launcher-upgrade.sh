@@ -4,4 +4,4 @@
 set -eu
 
 systemctl start clupy-launcher.service
-python3 /src/tests/lab/core/launcher_upgrade_checks.py
+python3 /src/tests/lab/core/launcher_upgrade_checks.py everything_goes_on new_programs_make_new_zygotes
