@@ -168,8 +168,7 @@ typedef struct LauncherEvent {
                         int32_t status;   /* EXIT: exit status; SIGNAL: its number; SYSCALL: its number */
                         uint64_t limit;   /* MEMORY: bytes; CPU_TIME, TIMEOUT, DEADLINE: µs */
                         uint64_t peak;    /* MEMORY: bytes */
-                        char detail[NOTE_MAX]; /* name of call or signal; by whom; DISK: where; or a sentence
-                                                */
+                        char detail[NOTE_MAX]; /* name of call or signal; by whom; where; a sentence */
                         uint64_t result_size;  /* bytes of the memfd beside this message */
                         LauncherDisk tmp, shm; /* MEMORY, DISK: as its init saw them then */
                         LauncherReceipt receipt;
