@@ -270,6 +270,9 @@ int listener_new(sd_event *event, const struct sockaddr *address, socklen_t size
                 return -errno;
         if (address->sa_family != AF_UNIX && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0)
                 return -errno;
+        /* An address is what it says: [::] and 0.0.0.0 side by side. */
+        if (address->sa_family == AF_INET6 && setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on)) < 0)
+                return -errno;
         if (bind(fd, address, size) < 0)
                 return -errno;
         if (listen(fd, options->backlog > 0 ? options->backlog : BACKLOG) < 0)

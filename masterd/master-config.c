@@ -211,13 +211,13 @@ static int default_path(char **path, const char *value) {
 }
 
 int master_config_finish(MasterConfig *config, char **ret_message) {
-        static const char *const loopback[] = { "127.0.0.1:7878", "[::1]:7878" };
+        static const char *const everywhere[] = { "0.0.0.0:7878", "[::]:7878" };
         int r;
 
         *ret_message = NULL;
         if (strv_length(config->listen) == 0)
                 for (size_t i = 0; i < 2; i++)
-                        if (strv_extend(&config->listen, loopback[i]) < 0)
+                        if (strv_extend(&config->listen, everywhere[i]) < 0)
                                 return -ENOMEM;
         if (default_key(&config->tls_key) < 0 ||
             default_path(&config->tls_certificate, MASTER_PKI "/master.crt") < 0 ||
