@@ -101,7 +101,7 @@ def table_keys(path: Path) -> set[str]:
     if path.suffix == ".py":
         match = re.search(r"^_KEYS = \(([^)]*)\)", text, re.MULTILINE)
         return set(re.findall(r'"([^"]+)"', match.group(1))) if match else set()
-    return set(re.findall(r'\{\s*"([^"]+)",\s*CONFIG_(?:SCALAR|LIST|MAP)', text))
+    return set(re.findall(r'\{\s*"([^"]+)",\s*CONFIG_(?:SCALAR|LIST|MAP|TREE)', text))
 
 
 def check_configurations(source: Path) -> list[str]:

@@ -27,7 +27,7 @@ static void test_header(void **state) {
                 int error;
         } broken[] = {
                 { 0, 'X', -EBADMSG },       { 3, 0, -EBADMSG },      { 4, 2, -EPROTONOSUPPORT },
-                { 4, 0, -EPROTONOSUPPORT }, { 5, 0, -EBADMSG },      { 5, 7, -EBADMSG },
+                { 4, 0, -EPROTONOSUPPORT }, { 5, 0, -EBADMSG },      { 5, 15, -EBADMSG },
                 { 5, 255, -EBADMSG },       { 6, 1, -EBADMSG },      { 7, 1, -EBADMSG },
                 { 11, 1, -EMSGSIZE },       { 10, 0x11, -EMSGSIZE }, { 13, 2, -EMSGSIZE },
                 { 14, 1, -EBADMSG },        { 15, 1, -EBADMSG },     { 16, 1, -EBADMSG },
