@@ -80,15 +80,16 @@ static void assert_run(const char *line, const Canned *answers, int status, cons
 #define ANSWERS(...) ((const Canned[]){ __VA_ARGS__, { NULL, NULL } })
 
 static void test_status(void **state) {
-        static const char answer[] = "{\"version\":\"0.1.0\",\"epoch\":3,\"started_at\":0,\"insecure\":true,"
-                                     "\"warnings\":[\"no encryption\"],"
-                                     "\"python\":\"3.11.2\",\"listen\":[\"0.0.0.0:7878\",\"[::]:7878\"],"
-                                     "\"nodes\":{\"ready\":2,\"suspect\":0,\"lost\":1,\"drained\":0},"
-                                     "\"cpus\":6,\"cpus_used\":2.5,"
-                                     "\"memory\":3221225472,\"memory_used\":536870912,\"clients\":1,"
-                                     "\"tasks\":{\"queued\":7,\"starting\":0,\"running\":2,\"frozen\":0,\"unreachable\":3,"
-                                     "\"waiting\":0,\"ended\":90,\"failed\":4},"
-                                     "\"recovering\":false,\"recovering_until\":null}";
+        static const char answer[] =
+                "{\"version\":\"0.1.0\",\"epoch\":3,\"started_at\":0,\"insecure\":true,"
+                "\"warnings\":[\"no encryption\"],"
+                "\"python\":\"3.11.2\",\"listen\":[\"0.0.0.0:7878\",\"[::]:7878\"],"
+                "\"nodes\":{\"ready\":2,\"suspect\":0,\"lost\":1,\"drained\":0},"
+                "\"cpus\":6,\"cpus_used\":2.5,"
+                "\"memory\":3221225472,\"memory_used\":536870912,\"clients\":1,"
+                "\"tasks\":{\"queued\":7,\"starting\":0,\"running\":2,\"frozen\":0,\"unreachable\":3,"
+                "\"waiting\":0,\"ended\":90,\"failed\":4},"
+                "\"recovering\":false,\"recovering_until\":null}";
         _cleanup_(freep) char *age = format_age(0, now_ms());
         _cleanup_(freep) char *expected =
                 strformat("clupy-masterd 0.1.0, epoch 3, up %s, asked through a test\n"
