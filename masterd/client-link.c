@@ -18,6 +18,7 @@
 #include "session.h"
 #include "task.h"
 #include "time-util.h"
+#include "why.h"
 
 enum {
         ENTRIES_MAX = 20000,
@@ -607,7 +608,7 @@ void client_link_send(Session *session) {
 
 void client_link_status(Session *session, Task *task, Batch *batch) {
         _cleanup_(json_putp) json_object *e = NULL;
-        size_t room = 512 + strlen(strempty(task->progress));
+        size_t room = 1024 + strlen(strempty(task->progress));
 
         if (json_new_object(&e) < 0 || json_add_id(e, "id", task->id) < 0 ||
             json_add_string(e, "state", task_state_to_string(task->state)) < 0)
@@ -618,6 +619,10 @@ void client_link_status(Session *session, Task *task, Batch *batch) {
         (void) json_add_string(e, "unit", task->unit);
         if (task->progress)
                 (void) json_add_raw(e, "progress", task->progress);
+        if (task->state == TASK_QUEUED && task->job->told) {
+                _cleanup_(freep) char *why = why_waiting(session->manager, task);
+                (void) json_add_string(e, "why", why);
+        }
         if (!batch_has_room(batch, room, 0))
                 (void) batch_send(batch, session->peer->connection);
         (void) batch_add(batch, TAKE_PTR(e), room, NULL, false);

@@ -41,7 +41,7 @@ struct Job {
         unsigned server_count; /* 0: no bound */
         bool detach;
         char *isolation, *policy, *network;
-        char *refused; /* why the cluster does not take its tasks, NULL: it does */
+        char *refused;              /* why the cluster does not take its tasks, NULL: it does */
         const char *refused_reason; /* a word for programs */
         uint64_t checked;           /* Manager.config_generation of when that was found out */
 
@@ -55,6 +55,7 @@ struct Job {
 
         uint64_t blocked_since; /* BOOTTIME; first pass in which nothing of it fitted since it last got a
                                    place */
+        bool told;              /* its client, that it fits no node */
         bool bypassed;          /* smaller tasks have been placed meanwhile */
         Node *reserved;         /* kept free for its next task */
         uint64_t used_at;       /* BOOTTIME of its last task's submission */

@@ -100,6 +100,7 @@ Manager *manager_free(Manager *m) {
         sd_event_source_disable_unref(m->status_timer);
         sd_event_source_disable_unref(m->orphan_timer);
         sd_event_source_disable_unref(m->rest_timer);
+        sd_event_source_disable_unref(m->tell_timer);
         sd_event_source_disable_unref(m->detached_timer);
         sd_event_source_disable_unref(m->detached_work);
         sd_event_source_disable_unref(m->notify_timer);
@@ -204,6 +205,23 @@ static int on_rest(sd_event_source *source, uint64_t usec, void *userdata) {
 
 void manager_rest_until(Manager *m, uint64_t usec) {
         manager_timer(m, &m->rest_timer, usec, on_rest, m);
+}
+
+static int on_tell(sd_event_source *source, uint64_t usec, void *userdata) {
+        scheduler_tell(userdata);
+        manager_schedule(userdata);
+        return 0;
+}
+
+void manager_tell_at(Manager *m, uint64_t usec) {
+        uint64_t at = 0;
+        int enabled = SD_EVENT_OFF;
+
+        if (m->tell_timer)
+                (void) sd_event_source_get_enabled(m->tell_timer, &enabled);
+        if (enabled == SD_EVENT_ONESHOT && sd_event_source_get_time(m->tell_timer, &at) >= 0 && at <= usec)
+                return;
+        manager_timer(m, &m->tell_timer, usec, on_tell, m);
 }
 
 /* Work that is done once however many events asked for it */

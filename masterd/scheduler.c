@@ -11,6 +11,7 @@
 #include "session.h"
 #include "task.h"
 #include "time-util.h"
+#include "why.h"
 
 /* How full the node is with that much more on it, in thousandths of its fuller resource. */
 static uint64_t node_load_with(const Node *node, uint32_t mcpus, uint64_t memory) {
@@ -244,7 +245,7 @@ static bool session_place_one(Manager *m, Pass *pass, Session *session) {
                 if (node && allowed) {
                         job_unreserve(job);
                         job->blocked_since = 0;
-                        job->bypassed = false;
+                        job->bypassed = job->told = false;
                         pass_note(pass, job, node);
                         session->served = owner->served = ++m->served;
                         if (node_dispatch(node, task) < 0)
@@ -261,7 +262,10 @@ void scheduler_run(Manager *m) {
         Pass pass = { 0 };
         Owner *owner;
 
-        if (prioq_size(m->runnable) == 0 || !any_room(m))
+        if (prioq_size(m->runnable) == 0)
+                return;
+        manager_tell_at(m, manager_now(m) + SCHEDULER_TELL_INTERVAL_S * USEC_PER_SEC);
+        if (!any_room(m))
                 return;
         while ((owner = prioq_peek(m->runnable))) {
                 Session *session = prioq_peek(owner->runnable);
@@ -271,4 +275,22 @@ void scheduler_run(Manager *m) {
                 owner_session_gone(owner, session); /* comes back with its blocked jobs */
         }
         pass_finish(m, &pass);
+}
+
+void scheduler_tell(Manager *m) {
+        uint64_t now = manager_now(m);
+        Session *session;
+        Job *job;
+
+        HASHMAP_FOREACH(session, m->sessions)
+                HASHMAP_FOREACH(job, session->jobs) {
+                        Task *task = LIST_FIRST(Task, in_queue, &job->queue);
+
+                        if (!task || job->told ||
+                            usec_sub(now, task->queued_since) < SCHEDULER_TELL_AFTER_S * USEC_PER_SEC ||
+                            !why_is_hopeless(m, job))
+                                continue;
+                        job->told = true;
+                        session_status_due(session, task);
+                }
 }

@@ -12,9 +12,13 @@
  * A job that has waited for RESERVE_AFTER_S while smaller tasks took what became free gets a node for
  * itself. */
 
-enum { SCHEDULER_RESERVE_AFTER_S = 5 };
+enum { SCHEDULER_RESERVE_AFTER_S = 5, SCHEDULER_TELL_AFTER_S = 10, SCHEDULER_TELL_INTERVAL_S = 2 };
 
 void scheduler_run(Manager *m);
+
+/* Who asks for more than any node has would wait for ever without a word: their clients are told, once a
+ * job. */
+void scheduler_tell(Manager *m);
 
 /* The node that could take the job's first task now, NULL. For tests and for why.c. */
 Node *scheduler_pick(Manager *m, Job *job);

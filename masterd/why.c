@@ -138,6 +138,12 @@ static char *why_busy(Manager *m, const Task *task, const Largest *l) {
                          unreleased && !cpus ? " (results that wait to be fetched take some of it)" : "");
 }
 
+bool why_is_hopeless(Manager *m, const Job *job) {
+        Largest l = nodes_for(m, job);
+
+        return !l.fits;
+}
+
 char *why_waiting(Manager *m, const Task *task) {
         const Job *job = task->job;
         Largest l = nodes_for(m, job);

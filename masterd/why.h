@@ -12,6 +12,9 @@ char *why_sentence(Manager *m, const TaskView *view);
  * runs or without memory. */
 char *why_waiting(Manager *m, const Task *task);
 
+/* No node there is could ever run one of its tasks: somebody has to do something. */
+bool why_is_hopeless(Manager *m, const Job *job);
+
 /* The record in the journal of a task that did not end with a value. */
 void why_log(Task *task);
 #define WHY_MESSAGE_ID "5c2f0a7de1f84c0d9b1b5f5c7c0e6a31"

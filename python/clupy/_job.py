@@ -27,7 +27,7 @@ def new_id() -> str:
 class Job:
     """One job on the wire. Code and limits are the same for all its tasks."""
 
-    __slots__ = ("code", "digest", "id", "message", "outstanding", "sent_on", "since")
+    __slots__ = ("code", "digest", "id", "message", "outstanding", "sent_on", "since", "told")
 
     def __init__(self, message: Dict[str, Any], code: bytes, digest: str) -> None:
         self.id: str = message["id"]
@@ -36,6 +36,7 @@ class Job:
         self.digest = digest
         self.outstanding = 0
         self.since = 0.0  # when outstanding became 0
+        self.told = False  # its user, why it waits
         self.sent_on = 0  # number of the connection on which the master was told of it
 
 

@@ -523,6 +523,10 @@ class Session:
                 task.attempts = attempt
             if not task.cancelled:
                 task.future._report(status)
+            why = status.get("why")
+            if isinstance(why, str) and why and task.job is not None and not task.job.told:
+                task.job.told = True  # once for all of its calls
+                log.warning("clupy: %s waits: %s", task.job.message["name"], " ".join(why.split()))
 
     def _on_results(self, connection: Connection, frame: Frame) -> None:
         for result in frame.message["results"]:

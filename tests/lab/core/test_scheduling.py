@@ -106,3 +106,23 @@ def test_memory_is_promised_once(lab: Lab) -> None:
         intervals.sort()
         for earlier, later in zip(intervals, intervals[1:]):
             assert earlier[1] <= later[0], "two calls of 60 % of a node's memory overlapped"
+
+
+TOO_LARGE = """
+import clupy, sys, time
+
+call = clupy.parallel(abs, cpus=500, name="giant")
+futures = [call(1), call(2)]
+time.sleep(float(sys.argv[1]))
+print([f.running() or f.done() for f in futures])
+"""
+
+
+def test_a_call_that_fits_no_node_says_so_to_its_user(lab: Lab) -> None:
+    """Once, after ten seconds, and not before."""
+    client = lab.node("client")
+    process = client.run(["python3", "-c", TOO_LARGE, "15"], "user", timeout=60)
+    assert process.stdout.strip() == "[False, False]"
+    lines = [line for line in process.stderr.splitlines() if "giant" in line]
+    assert len(lines) == 1 and "giant waits: no node has 500 CPUs: the largest" in lines[0], process.stderr
+    assert "giant" not in client.run(["python3", "-c", TOO_LARGE, "5"], "user", timeout=60).stderr

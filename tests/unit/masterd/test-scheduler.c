@@ -333,6 +333,31 @@ static void test_many_jobs(void **state) {
         assert_int_equal(node->mcpus_used, 0);
 }
 
+/* Of a job that no node can ever take its client is told, of one that only waits for room it is not. */
+static void test_hopeless_is_told(void **state) {
+        _cleanup_(manager_freep) Manager *m = fixture_new();
+        Node *node = fixture_node(m, "a", 2, MIB(100));
+        Session *session = fixture_session(m, "alice");
+        Job *giant = fixture_job(session, 3, MIB(1)), *patient = fixture_job(session, 2, MIB(1));
+        Task *large = fixture_task(giant);
+
+        fixture_tasks(patient, 2);
+        scheduler_run(m);
+        assert_int_equal(node->n_charged, 1);
+        scheduler_tell(m);
+        assert_false(giant->told);
+        large->queued_since -= 10 * USEC_PER_SEC;
+        LIST_FIRST(Task, in_queue, &patient->queue)->queued_since -= 10 * USEC_PER_SEC;
+        scheduler_tell(m);
+        assert_true(giant->told);
+        assert_false(patient->told);
+
+        node->mcpus = 8000;
+        scheduler_run(m);
+        assert_int_equal(node->n_charged, 3);
+        assert_false(giant->told);
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_capacity),
@@ -352,6 +377,7 @@ int main(void) {
                 cmocka_unit_test(test_not_ready_gets_nothing),
                 cmocka_unit_test(test_failed_node_is_avoided),
                 cmocka_unit_test(test_many_jobs),
+                cmocka_unit_test(test_hopeless_is_told),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
