@@ -112,6 +112,8 @@ static int renew(Ctl *ctl, const Renewal *renewal) {
         if (r < 0)
                 return ctl_fail(ctl, CTL_NO_MASTER, "no-master", "%s", message ?: strerrordesc_np(-r));
         r = read_answer(tls_context_material(tls), answer, &pem, &certificate);
+        if (r >= 0 && !pem)
+                r = -EBADMSG;
         if (r < 0)
                 return ctl_fail(ctl, CTL_FAILED, "failed",
                                 "the master's answer is not what was asked for: %s", strerrordesc_np(-r));

@@ -358,7 +358,7 @@ static int argument_write(Detached *d) {
         int r;
 
         r = transfer_new(d, PART_ARGS, task->size, &t);
-        if (r < 0)
+        if (r < 0 || !t)
                 return r;
         r = task->size > 0 ? transfer_write(t, task->argument, task->size) : 0;
         if (r >= 0)

@@ -368,16 +368,19 @@ static int on_log(Peer *peer, const Frame *frame) {
                     json_get_uint64(entry, "payload", FRAME_PAYLOAD_COUNT_MAX, &index) < 0 ||
                     index >= frame->n_payloads)
                         return -EBADMSG;
-                if (attempt && attempt->task)
+                if (attempt && attempt->task) {
                         tail = &attempt->task->log;
-                else if (!attempt && (past = history_find_wire(m->history, id)) && past->attempt == number &&
-                         history_is_from(past, node))
+                        owner = attempt->owner;
+                        task = attempt->task->id;
+                } else if (!attempt && (past = history_find_wire(m->history, id)) &&
+                           past->attempt == number && history_is_from(past, node)) {
                         /* The last words come after the end. */
                         tail = &past->log;
+                        owner = past->owner;
+                        task = past->id;
+                }
                 if (!tail)
                         continue;
-                owner = attempt ? attempt->owner : past->owner;
-                task = attempt ? attempt->task->id : past->id;
                 if (log_tail_append(&m->logs, tail, frame->payloads[index].iov_base,
                                     frame->payloads[index].iov_len) < 0)
                         return -ENOMEM;

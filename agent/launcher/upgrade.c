@@ -508,6 +508,8 @@ static void renew(Manager *manager) {
                         attempt->tries = 0; /* that its zygote goes now is not its fault */
         for (size_t i = 0; i < n; i++) {
                 Zygote *zygote = LIST_FIRST(Zygote, zygotes, &manager->zygotes), *next;
+                if (!zygote)
+                        break;
                 const LauncherKey key = zygote->key;
                 const unsigned pool = zygote->pool_target;
 

@@ -30,7 +30,7 @@ static void test_defaults(void **state) {
 
         assert_int_equal(load("", &config, &message), 0);
         assert_string_equal(config->listen[0], "0.0.0.0:7878");
-        assert_string_equal(config->listen[1], "[::1]:7878");
+        assert_string_equal(config->listen[1], "[::]:7878");
         assert_true(config->lease == 15 * USEC_PER_SEC);
         assert_string_equal(config->policies[0], "default");
         assert_null(config->warnings);
