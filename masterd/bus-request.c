@@ -91,6 +91,8 @@ static void request_refused(Request *request, BusVerdict verdict) {
         const QueryAsker asker = { .user = request->user, .from = "D-Bus" };
         char *message;
 
+        if (request->error == QUERY_NOT_FOUND)
+                query_log_not_found(request->m, &asker, request->verb, request->args);
         if (request->error != QUERY_NOT_ALLOWED)
                 return;
         message = strformat("%s%s", strempty(request->message),
@@ -136,6 +138,9 @@ static void on_caller(sd_bus_message *call, int error, uid_t uid, BusVerdict ver
                 TAKE_PTR(request);
                 return;
         }
+        if (request->error == QUERY_NOT_FOUND)
+                query_log_not_found(request->m, &(QueryAsker){ .user = request->user, .from = "D-Bus" },
+                                    request->verb, request->args);
         (void) request_answer(request);
 }
 

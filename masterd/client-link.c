@@ -518,6 +518,8 @@ static int run_query(Peer *peer, json_object *json) {
         error = query_run(peer->manager, &asker, verb, args, &result, &message);
         if (error == QUERY_NOT_ALLOWED)
                 query_log_refusal(&asker, verb, message);
+        else if (error == QUERY_NOT_FOUND)
+                query_log_not_found(peer->manager, &asker, verb, args);
         if (error == QUERY_OK)
                 send_answer(peer, id, result, false);
         else

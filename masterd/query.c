@@ -100,6 +100,39 @@ void query_log_refusal(const QueryAsker *asker, const char *verb, const char *me
         access_log_refusal(strempty(asker->user), asker->from, "not-allowed", strempty(what));
 }
 
+static bool log_if_others(const Manager *m, const QueryAsker *asker, const char *verb, const char *hex) {
+        const Owner *owner;
+        TaskView view;
+        Id id;
+
+        if (!hex || id_from_hex(hex, &id) < 0)
+                return false;
+        HASHMAP_FOREACH(owner, m->owners)
+                if ((!asker->user || !streq(asker->user, owner->name)) &&
+                    task_find_id(owner, id, &view) >= 0) {
+                        _cleanup_(freep) char *message =
+                                strformat("Task %s is %s's and was said not to be there", hex, owner->name);
+
+                        query_log_refusal(asker, verb, message);
+                        return true;
+                }
+        return false;
+}
+
+void query_log_not_found(const Manager *m, const QueryAsker *asker, const char *verb, json_object *args) {
+        json_object *ids = NULL;
+        const char *hex = NULL;
+
+        if (json_get_string_optional(args, "id", ID_HEX_SIZE - 1, NULL, &hex) >= 0 &&
+            log_if_others(m, asker, verb, hex))
+                return;
+        if (json_get_array_optional(args, "ids", IDS_MAX, &ids) < 0 || !ids)
+                return;
+        for (size_t i = 0; i < json_object_array_length(ids); i++)
+                if (log_if_others(m, asker, verb, json_object_get_string(json_object_array_get_idx(ids, i))))
+                        return;
+}
+
 static void add_time(json_object *object, const char *key, uint64_t usec) {
         if (usec > 0)
                 (void) json_add_uint64(object, key, usec / USEC_PER_MSEC);

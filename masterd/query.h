@@ -44,6 +44,8 @@ int query_add_text(json_object *object, const char *key, const char *data, size_
 QueryError query_find_log(Manager *m, const QueryAsker *asker, json_object *args, TaskView *ret);
 
 void query_log_refusal(const QueryAsker *asker, const char *verb, const char *message);
+/* Of QUERY_NOT_FOUND: the journal is told if there is such a task, whole id given, of another owner. */
+void query_log_not_found(const Manager *m, const QueryAsker *asker, const char *verb, json_object *args);
 
 /* Whether it answers everybody alike: nothing in it is anybody's. */
 bool query_is_public(const char *verb);
