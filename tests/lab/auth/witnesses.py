@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from labtool.node import Node
 
 REFUSED_ID = "6576eb304b7982977cf77b256bb9a5eb"
+# Of what somebody asks for who has been let in.
+QUERY_REFUSED_ID = "8a1f6f3d0c3e4b1f9d5b0f6a7c2e4d90"
 
 # The folder in which tests and all nodes find the certificates: SHARED / "pki" on the one side.
 ON_NODES = "/lab/pki"
