@@ -155,6 +155,11 @@ class Caller:
         self.call()
         assert self._connections() == self.connection, "another connection: the first one was lost"
 
+    def reconnected(self) -> bool:
+        """Whether it has another connection than before; that is the one from now on."""
+        before, self.connection = self.connection, self._connections()
+        return len(self.connection) == 1 and self.connection != before
+
     def close(self) -> None:
         self._process.kill()
         self._process.communicate()
