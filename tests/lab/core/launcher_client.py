@@ -331,7 +331,7 @@ def _event(raw: _Event, fds: list[int]) -> Event:
         if op == Op.ENDED:
             event.outcome, event.status, event.limit = Outcome(info.outcome), info.status, info.limit
             event.peak, event.detail = info.peak, text(info.detail)
-            event.disks = {name: {field: getattr(disk, field) for field, _ in _Disk._fields_}
+            event.disks = {name: {entry[0]: getattr(disk, entry[0]) for entry in _Disk._fields_}
                            for name, disk in (("/tmp", info.tmp), ("/dev/shm", info.shm))}
             receipt = info.receipt
             event.receipt = {name: getattr(receipt, name) for bit, name in enumerate(RECEIPT_FIELDS)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from test_masterd_wire import Agent, Client, Closed, Master, Operator, give, program, ready, start, wait_until
+from test_masterd_wire import Master, give, program, ready, start, wait_until
+from wire import Agent, Client, Closed, Operator
 
 __all__ = ["program", "start"]  # fixtures
 
