@@ -274,7 +274,7 @@ int master_config_load(const char *explicit_path, MasterConfig **ret, char **ret
 
 static const char *const live_keys[] = {
         "access",          "client_timeout",    "detached.keep",      "detached.size",
-        "detached.total",  "limits.burst",      "limits.per_address", "limits.rate",
+        "detached.total",  "limits.burst",      "limits.unproven_per_address", "limits.rate",
         "limits.unproven", "log_level",         "log_memory",         "log_tail",
         "max_retries",     "overcommit_memory", "policies",           "task_window",
 };
