@@ -273,10 +273,22 @@ int master_config_load(const char *explicit_path, MasterConfig **ret, char **ret
 /* Reading it again (reload) */
 
 static const char *const live_keys[] = {
-        "access",          "client_timeout",    "detached.keep",      "detached.size",
-        "detached.total",  "limits.burst",      "limits.unproven_per_address", "limits.rate",
-        "limits.unproven", "log_level",         "log_memory",         "log_tail",
-        "max_retries",     "overcommit_memory", "policies",           "task_window",
+        "access",
+        "client_timeout",
+        "detached.keep",
+        "detached.size",
+        "detached.total",
+        "limits.burst",
+        "limits.unproven_per_address",
+        "limits.rate",
+        "limits.unproven",
+        "log_level",
+        "log_memory",
+        "log_tail",
+        "max_retries",
+        "overcommit_memory",
+        "policies",
+        "task_window",
 };
 
 static bool key_is_live(const char *key) {
