@@ -18,7 +18,7 @@
 
 #define ANSWER_TIMEOUT (30 * USEC_PER_SEC)
 #define INIT_END_TIMEOUT USEC_PER_SEC
-#define LEAVE_TIMEOUT (5 * USEC_PER_SEC)       /* from the result to the end of the process */
+#define LEAVE_TIMEOUT (5 * USEC_PER_SEC)       /* then it is killed once more */
 #define LEAVE_MEMORY_MAX (UINT64_C(128) << 20) /* bytes: the end of more takes time, and room until then */
 
 void pair_free(Pair *pair) {
@@ -270,6 +270,8 @@ bool pair_leave(Pair *pair) {
         process_bytes_add(&pair->bytes, pair->init_pid);
         pair->attempt = NULL;
         pair->leaving = true;
+        /* A good one is about to call _exit(). Another one would go on with what others are given now. */
+        pair_kill(pair);
         return true;
 }
 

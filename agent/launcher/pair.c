@@ -500,15 +500,15 @@ int pair_go(Pair *pair, const ZygoteGo *go, const int fds[static 2], const char 
 
 int pair_resume(Pair *pair, const PairRecord *record) {
         const struct {
-                uint32_t flag;
                 sd_event_source **source;
-                int fd;
                 sd_event_io_handler_t handler;
+                uint32_t flag;
+                int fd;
         } watched[] = {
-                { PAIR_WATCHES_INIT_EXIT, &pair->on_init_exit, pair->init_pidfd, pair_on_init_exit },
-                { PAIR_WATCHES_INIT_SOCKET, &pair->on_init_socket, pair->init_socket, on_init_socket },
-                { PAIR_WATCHES_TASK_EXIT, &pair->on_task_exit, pair->task_pidfd, on_task_exit },
-                { PAIR_WATCHES_TASK_SOCKET, &pair->on_task_socket, pair->task_socket, on_task_socket },
+                { &pair->on_init_exit, pair_on_init_exit, PAIR_WATCHES_INIT_EXIT, pair->init_pidfd },
+                { &pair->on_init_socket, on_init_socket, PAIR_WATCHES_INIT_SOCKET, pair->init_socket },
+                { &pair->on_task_exit, on_task_exit, PAIR_WATCHES_TASK_EXIT, pair->task_pidfd },
+                { &pair->on_task_socket, on_task_socket, PAIR_WATCHES_TASK_SOCKET, pair->task_socket },
         };
         char name[SCOPE_NAME_SIZE];
         int r;

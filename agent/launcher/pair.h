@@ -70,7 +70,7 @@ int pair_count_cpu(Pair *pair);
 int pair_go(Pair *pair, const ZygoteGo *go, const int fds[static 2], const char *const *journal_fields);
 
 /* Whether the task is a lone process of little memory, whose end can bring nothing new. Then its figures are
- * what it has used until now, and it is sent on its way: the pair is nobody's any more. */
+ * what it has used until now, and it is killed: the pair is nobody's any more. */
 bool pair_leave(Pair *pair);
 
 /* A signal for the task's process. */

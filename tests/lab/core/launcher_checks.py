@@ -101,6 +101,20 @@ def f_sleep(seconds: float) -> float:
     return seconds
 
 
+def f_work_on(control_fd: int) -> None:
+    """Hands over a result of its own and goes on: the room that it had is given to others by then."""
+    import fcntl, os, socket, struct, time
+    memfd = os.memfd_create("result", os.MFD_ALLOW_SEALING)
+    os.write(memfd, b"x")
+    fcntl.fcntl(memfd, fcntl.F_ADD_SEALS, 0xF)
+    message = struct.pack("@IIdd128s", 5, 0, 0.0, 0.0, b"")
+    socket.send_fds(socket.socket(fileno=control_fd), [message], [memfd])
+    for _ in range(20):
+        if os.fork() == 0:
+            break
+    time.sleep(60)
+
+
 def f_ignore_term() -> None:
     import clupy, signal, time
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -389,6 +403,18 @@ def bad_requests_change_nothing() -> None:
     client.stop("0" * 32)
     assert client.receive().op == Op.REFUSED
     assert client.run(f_value, 5).value == 5
+
+
+@check
+def who_has_handed_over_a_result_works_no_further() -> None:
+    client = fresh()
+    task = client.start(f_work_on, 3)
+    pid = started(client, task).pid
+    end = client.wait_for(lambda e: e.task == task and e.op == Op.ENDED)
+    assert end.outcome == Outcome.VALUE, end
+    eventually(lambda: not os.path.exists(f"/proc/{pid}"), "it works on", 2)
+    eventually(lambda: end.unit not in units("clupy-task-*.scope"), "processes of it are left", 3)
+    client.release(task)
 
 
 @check
