@@ -88,6 +88,15 @@ static int get_code_cache_bytes(sd_bus *bus, const char *path, const char *inter
         return sd_bus_message_append(reply, "t", code_cache_bytes(b->agent->code));
 }
 
+static int get_certificate_expires(sd_bus *bus, const char *path, const char *interface,
+                                   const char *property, sd_bus_message *reply, void *userdata,
+                                   sd_bus_error *error) {
+        AgentBus *b = userdata;
+        const TlsContext *tls = master_link_tls(b->agent->master);
+
+        return sd_bus_message_append(reply, "t", tls ? tls_context_expires(tls) : 0);
+}
+
 /* owner: whose are listed, NULL: all. */
 static int reply_attempts(AgentBus *b, sd_bus_message *call, const char *owner) {
         _cleanup_(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
@@ -144,6 +153,7 @@ static const sd_bus_vtable agent_vtable[] = {
         SD_BUS_PROPERTY("Running", "u", get_running, 0, 0),
         SD_BUS_PROPERTY("Unreleased", "t", get_unreleased, 0, 0),
         SD_BUS_PROPERTY("CodeCacheBytes", "t", get_code_cache_bytes, 0, 0),
+        SD_BUS_PROPERTY("CertificateExpires", "t", get_certificate_expires, 0, 0),
         SD_BUS_METHOD_WITH_NAMES("ListAttempts", NULL, , "a(susss)", SD_BUS_PARAM(attempts),
                                  method_list_attempts, SD_BUS_VTABLE_UNPRIVILEGED),
         SD_BUS_VTABLE_END

@@ -358,6 +358,10 @@ void master_link_set_tls(MasterLink *l, TlsContext *tls) {
         l->tls = tls ? tls_context_ref(tls) : NULL;
 }
 
+const TlsContext *master_link_tls(const MasterLink *l) {
+        return l->tls;
+}
+
 void master_link_start(MasterLink *l) {
         if (l->state == MASTER_LINK_STOPPED)
                 master_link_wait(l, 0);

@@ -54,6 +54,8 @@ DEFINE_CLEANUP(MasterLink, master_link_free);
 /* Connects if it has not yet. */
 /* Connections from now on speak TLS (NULL: plaintext). Referenced. */
 void master_link_set_tls(MasterLink *l, TlsContext *tls);
+/* NULL: plaintext. */
+const TlsContext *master_link_tls(const MasterLink *l);
 
 void master_link_start(MasterLink *l);
 /* Disconnects and stays so. `down` is called if there was a welcome. */

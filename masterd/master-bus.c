@@ -314,6 +314,14 @@ static int get_refused(sd_bus *bus, const char *path, const char *interface, con
         return sd_bus_message_append(reply, "t", entrance_refused(&m->entrance));
 }
 
+static int get_certificate_expires(sd_bus *bus, const char *path, const char *interface,
+                                   const char *property, sd_bus_message *reply, void *userdata,
+                                   sd_bus_error *ret_error) {
+        Manager *m = userdata;
+
+        return sd_bus_message_append(reply, "t", m->tls.context ? tls_context_expires(m->tls.context) : 0);
+}
+
 static const sd_bus_vtable manager_vtable[] = {
         SD_BUS_VTABLE_START(0),
         SD_BUS_PROPERTY("Version", "s", get_constant, 0, SD_BUS_VTABLE_PROPERTY_CONST),
@@ -331,6 +339,7 @@ static const sd_bus_vtable manager_vtable[] = {
         SD_BUS_PROPERTY("TasksRunning", "t", get_count, 0, SD_BUS_VTABLE_PROPERTY_EMITS_CHANGE),
         SD_BUS_PROPERTY("TasksEnded", "t", get_count, 0, SD_BUS_VTABLE_PROPERTY_EMITS_CHANGE),
         SD_BUS_PROPERTY("StartedAt", "t", NULL, offsetof(Manager, started_at), SD_BUS_VTABLE_PROPERTY_CONST),
+        SD_BUS_PROPERTY("CertificateExpires", "t", get_certificate_expires, 0, 0),
         SD_BUS_METHOD_WITH_ARGS("Query", SD_BUS_ARGS("s", verb, "s", arguments_json),
                                 SD_BUS_RESULT("s", answer_json), method_query, SD_BUS_VTABLE_UNPRIVILEGED),
         SD_BUS_METHOD_WITH_ARGS("ListNodes", SD_BUS_NO_ARGS, SD_BUS_RESULT("a(sosssddtt)", nodes),
