@@ -38,6 +38,7 @@ from ._units import format_size
 R = TypeVar("R")
 
 _QUERY_TIMEOUT = 30.0  # seconds
+_KEPT_WITHIN = 10.0  # seconds that leaving takes at most until the master has the detached calls
 _CALLBACKS_AT_END = 5.0  # seconds that callbacks may take when the connection is shut down
 _NAME_MAX = 128  # bytes in UTF-8
 _CODE_MAX = 64 << 20  # bytes; the master's bound
@@ -120,11 +121,15 @@ class Client:
         return result
 
     def shutdown(self) -> None:
-        """Says goodbye to the master and cancels what is outstanding, except for detached calls. The next call connects
-        again."""
+        """Says goodbye to the master and cancels what is outstanding, except for detached calls: it waits until the
+        master has these, for 10 s at most, and says on stderr that they go on. The next call connects again."""
         with self._lock:
             session, self._session = self._session, None
         if session is not None:
+            leaving = [task for task in session.keep(_KEPT_WITHIN) if not task.future._ended]
+            _say_detached([task.id for task in leaving if task.kept], "goes on", "go on")
+            _say_detached([task.id for task in leaving if not task.kept], "may be lost, the master has not said that it "
+                          "keeps it", "may be lost, the master has not said that it keeps them")
             session.stop()
         self._callbacks.finish(_CALLBACKS_AT_END)
 
@@ -216,6 +221,14 @@ class Client:
             for future in session.outstanding:
                 future._after_fork()
             session.abandon()
+
+
+def _say_detached(ids: List[str], one: str, several: str) -> None:
+    if ids:
+        words = f"1 detached call {one}: clupy.attach(\"{ids[0]}\")" if len(ids) == 1 else (
+            f"{len(ids)} detached calls {several}")
+        with contextlib.suppress(Exception):
+            print(f"clupy: {words}", file=sys.stderr, flush=True)
 
 
 def _printable(name: str) -> str:

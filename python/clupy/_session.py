@@ -47,7 +47,7 @@ class Task:
     """One call, from its submission to the arrival of its result."""
 
     __slots__ = ("attached", "attempts", "blob", "cancelled", "deadline", "detached", "fetch", "fetch_tries", "future",
-                 "id", "job", "limit_ms", "result", "sent_on")
+                 "id", "job", "kept", "limit_ms", "result", "sent_on")
 
     def __init__(self, task_id: str, future: RemoteExecutionFuture[Any], job: Optional[Job], blob: Optional[Blob],
                  deadline: Optional[float] = None, detached: bool = False) -> None:
@@ -59,6 +59,7 @@ class Task:
         self.deadline = None if deadline is None else time.monotonic() + deadline
         self.detached = detached
         self.attached = job is None  # submitted by another client: clupy.attach()
+        self.kept = self.attached  # the master has all of it on its disk: it outlives this session
         self.attempts = 0
         self.sent_on = 0  # number of the connection it was sent on last, 0: never
         self.cancelled = False  # here; the master may not know yet
@@ -104,6 +105,7 @@ class Session:
         self._timers: List[Tuple[float, int, Callable[..., None], Tuple[Any, ...]]] = []
         self._timer_sequence = 0
         self._settling: List[Tuple[Set[str], threading.Event]] = []
+        self._keeping: List[Tuple[Set[str], threading.Event]] = []
         self._stopping = False
         self._stopped_at = 0.0
         self._said_goodbye = False
@@ -117,18 +119,21 @@ class Session:
     @property
     def outstanding(self) -> List[RemoteExecutionFuture[Any]]:
         """The futures without result, from any thread."""
-        while True:
-            with contextlib.suppress(RuntimeError):  # the table changed meanwhile
-                known = {task.id: task.future for task in list(self._tasks.values()) if not task.cancelled}
-                for function, arguments in list(self._inbox):
-                    if function == self._on_submit and not arguments[0].cancelled:
-                        known[arguments[0].id] = arguments[0].future
-                return [future for future in known.values() if not future._ended]
+        return [task.future for task in self._unfinished()]
 
     @property
     def detached(self) -> int:
         """How many of the outstanding calls outlive this client, from any thread."""
-        return sum(task.detached or task.attached for task in list(self._tasks.values()) if not task.cancelled)
+        return sum(task.detached or task.attached for task in self._unfinished())
+
+    def _unfinished(self) -> List[Task]:
+        while True:
+            with contextlib.suppress(RuntimeError):  # the table changed meanwhile
+                known = {task.id: task for task in list(self._tasks.values())}
+                for function, arguments in list(self._inbox):
+                    if function == self._on_submit:
+                        known[arguments[0].id] = arguments[0]
+                return [task for task in known.values() if not task.cancelled and not task.future._ended]
 
     @property
     def running(self) -> bool:
@@ -179,6 +184,18 @@ class Session:
 
     def end_query(self, asked: Query) -> None:
         self._post(self._on_query_end, asked)
+
+    def keep(self, timeout: float) -> List[Task]:
+        """For whoever is about to stop(): waits until the master keeps the detached calls, or has ended them, timeout
+        seconds at most, or until Ctrl-C. Returns them; `kept` says of each whether it goes on without this client."""
+        tasks = [task for task in self._unfinished() if task.detached]
+        thread = self._thread
+        if tasks and thread is not None and thread.is_alive():
+            event = threading.Event()
+            self._post(self._on_keep, tasks, event)
+            with contextlib.suppress(KeyboardInterrupt):
+                event.wait(timeout)
+        return tasks
 
     def stop(self) -> None:
         """Says goodbye; what is outstanding is cancelled, except for detached calls. Waits for it _FAREWELL long."""
@@ -233,7 +250,7 @@ class Session:
         for task in list(self._tasks.values()):
             self._end_locally(task, failure)
         self._queries.fail(str(failure))
-        for _, event in self._settling:
+        for _, event in self._settling + self._keeping:
             event.set()
         if self._welcomed is not None:
             self._welcomed.set()
@@ -472,6 +489,14 @@ class Session:
         else:
             event.set()
 
+    def _on_keep(self, tasks: List[Task], event: threading.Event) -> None:
+        missing = {task.id for task in tasks if not task.kept and task.id in self._tasks}
+        if missing:
+            self._keeping.append((missing, event))
+            self._waiting = collections.deque(sorted(self._waiting, key=lambda task: not task.detached))
+        else:
+            event.set()
+
     def _on_stop(self) -> None:
         self._stopping = True
         self._stopped_at = time.monotonic()
@@ -521,6 +546,9 @@ class Session:
             attempt = status.get("attempt")
             if isinstance(attempt, int) and attempt > task.attempts:
                 task.attempts = attempt
+            if task.detached and status.get("state") not in (None, "waiting"):
+                task.kept = True
+                _strike(self._keeping, task.id)
             if not task.cancelled:
                 task.future._report(status)
             why = status.get("why")
@@ -567,17 +595,17 @@ class Session:
         if task.job is not None:
             self._jobs.leave(task.job)
             task.job = None
-        for entry in self._settling[:]:
-            entry[0].discard(task.id)
-            if not entry[0]:
-                self._settling.remove(entry)
-                entry[1].set()
+        _strike(self._settling, task.id)
+        _strike(self._keeping, task.id)
 
     def _end_locally(self, task: Task, failure: ClupyError) -> None:
         """The session is over."""
-        if task.detached and task.sent_on and self._stopping:
+        if task.detached and task.kept and self._stopping:
             failure = ClupyError(f"the connection was shut down; the detached call goes on: clupy.attach(\"{task.id}\") "
                                  "gets it back")
+        elif task.detached and task.sent_on and self._stopping:
+            failure = ClupyError("the connection was shut down before the master said that it keeps the detached call, "
+                                 f"which may be lost: clupy.attach(\"{task.id}\") tells")
         elif self._stopping:
             task.future._cancelled_here("the end of this connection")
         self._forget(task)
@@ -694,3 +722,12 @@ class Session:
             self._forget(task)
             task.future._fail_here(ClupyError(f"task {task.id} cannot be attached to: {error}"))
             task.future._attached.set()
+
+
+def _strike(lists: List[Tuple[Set[str], threading.Event]], task_id: str) -> None:
+    """This task is not waited for any more; whoever waits for nothing else is told."""
+    for entry in lists[:]:
+        entry[0].discard(task_id)
+        if not entry[0]:
+            lists.remove(entry)
+            entry[1].set()

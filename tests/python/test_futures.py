@@ -326,6 +326,54 @@ def test_leaving_says_what_is_cancelled(master: FakeMaster) -> None:
     master.wait_for(lambda: master.frames and master.frames[-1][0] == GOODBYE)  # read after the process has ended, perhaps
 
 
+_DETACHES = """
+    import importlib, sys
+    import clupy
+    importlib.import_module("clupy._client")._KEPT_WITHIN = float(sys.argv[1])
+    futures = [clupy.parallel(lambda x: x, detach=True)(n) for n in range(int(sys.argv[2]))]
+    print(futures[0].id)
+    """
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+def test_leaving_waits_until_detached_calls_are_kept(master: FakeMaster, calls: int) -> None:
+    asked = threading.Event()
+    may_go_on = threading.Event()
+    advance = master._advance
+
+    def late(link: Any, task: Any) -> None:
+        asked.set()
+        assert may_go_on.wait(20)
+        if "args" in task and master.jobs[task["job"]]["code"] in master.codes:
+            master.status({"id": task["id"], "state": "queued"})  # and there it stays: no node has room
+        else:
+            advance(link, task)
+
+    master._advance = late  # type: ignore[method-assign]
+    process = _program(master, "20", str(calls))
+    _feed(process, _DETACHES)
+    assert asked.wait(20)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    assert not master.count(GOODBYE)
+    may_go_on.set()
+    out, error = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert error == ("clupy: 2 detached calls go on\n" if calls == 2 else
+                     f"clupy: 1 detached call goes on: clupy.attach(\"{out.strip()}\")\n")
+    assert master.codes and all("args" in task for task in master.tasks.values()) and not master.count(CANCEL)
+    master.wait_for(lambda: master.frames[-1][0] == GOODBYE)
+
+
+def test_leaving_tells_that_a_detached_call_may_be_lost(master: FakeMaster) -> None:
+    master._advance = lambda link, task: None  # type: ignore[method-assign]
+    process = _program(master, "0.5", "1")
+    _feed(process, _DETACHES)
+    out, error = process.communicate(timeout=30)
+    assert error == ("clupy: 1 detached call may be lost, the master has not said that it keeps it: "
+                     f"clupy.attach(\"{out.strip()}\")\n")
+
+
 def test_the_goodbye_arrives_at_a_master_that_is_talking() -> None:
     """Whoever cannot write to a client reads no further: so the client stays until its master has closed."""
     with FakeMaster() as master:
