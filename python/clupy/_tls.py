@@ -255,7 +255,7 @@ class TlsLink:
         mine = self._credentials
         if _has(error, "ALERT_CERTIFICATE_EXPIRED"):
             return LostError(f"the master refuses {mine.named}: it has expired on {_date(mine.content.not_after)}",
-                             _RENEW, denied=True)
+                             _EXPIRED_ADVICE, denied=True)
         if _has(error, "ALERT_CERTIFICATE_REVOKED"):
             return LostError(f"the master refuses {mine.named}: it has been revoked", _REISSUE, denied=True, final=True)
         if _has(error, "ALERT_UNKNOWN_CA", "ALERT_DECRYPT_ERROR"):
@@ -281,7 +281,7 @@ class TlsLink:
         authority = self._credentials.authority.path
         if code == _EXPIRED:
             return LostError("the server's certificate has expired (or this machine's clock is ahead)",
-                             "renew it on the master's machine with clupyctl pki renew")
+                             "have a new one issued on the master's machine: clupyctl pki issue master")
         if code == _NOT_YET_VALID:
             return LostError("the server's certificate is not valid yet, so one of the two clocks is wrong",
                              "set the clocks (timedatectl)")
@@ -305,7 +305,7 @@ class TlsLink:
 _PLAINTEXT_ADVICE = ("name the master's TLS address, or, if the network is yours alone, say clupy+insecure:// as the master "
                      "says `insecure:`")
 _NO_MASTER_ADVICE = "name the master's address, or have it given a certificate of its own (clupyctl pki issue master)"
-_RENEW = "renew it with clupyctl pki renew"
+_EXPIRED_ADVICE = "have a new one issued: clupyctl pki issue user NAME"  # it cannot be renewed any more
 _REISSUE = "ask the cluster's administrator for another one (clupyctl pki issue user NAME)"
 
 

@@ -69,7 +69,7 @@ def secure(certificates: Certificates, cluster: Authority) -> Iterator[FakeMaste
 
 @pytest.mark.parametrize(("begin", "end", "words"), [
     (-2 * DAY, -DAY, r"the master refuses this client's certificate .*/old.crt \(clupy:user:alice\): it has expired on "
-                     r"20\d\d-\d\d-\d\d .*\(at 127.0.0.1:\d+\); renew it with clupyctl pki renew"),
+                     r"20\d\d-\d\d-\d\d .*\(at 127.0.0.1:\d+\); have a new one issued: clupyctl pki issue user NAME"),
     (DAY, 2 * DAY, r"it is valid only from 20.* on .*; ask"),
 ])
 def test_own_certificate_out_of_its_time(secure: FakeMaster, cluster: Authority, monkeypatch: pytest.MonkeyPatch,
@@ -111,7 +111,7 @@ def test_a_master_that_wants_something_else(secure: FakeMaster, cluster: Authori
 # The server's.
 
 @pytest.mark.parametrize(("options", "words"), [
-    ({"begin": -2 * DAY, "end": -DAY}, r"the server's certificate has expired.*; renew it on the master's machine"),
+    ({"begin": -2 * DAY, "end": -DAY}, r"the server's certificate has expired.*; have a new one issued on the master's machine"),
     ({"begin": DAY, "end": 2 * DAY}, r"the server's certificate is not valid yet.*; set the clocks"),
     ({"names": ["DNS:elsewhere"]}, r"the server's certificate is not for the name 127.0.0.1\); use a name"),
     ({"uri": "clupy:user:alice"}, r"no master: its certificate is of clupy:user:alice\); name the master"),
