@@ -331,7 +331,7 @@ static int join(Join *j, const char *master) {
         printf("This machine is node %s of the cluster now; its certificate is in %s.\n", j->config->name,
                AUTHORITY_FOLDER);
         write_config(j, master);
-        printf("Next: systemctl enable --now clupy-agent\n");
+        printf("Next: systemctl enable clupy-agent && systemctl restart clupy-agent\n");
         return EX_OK;
 }
 
