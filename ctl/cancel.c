@@ -43,8 +43,11 @@ static int run(Ctl *ctl) {
                 return ctl_fail_memory(ctl);
         for (size_t i = 0; !job && i < ctl->n_operands; i++) {
                 r = ctl_resolve_task(ctl, ctl->operands[i], id);
-                if (r != 0)
+                if (r != 0) {
+                        if (!ctl->json)
+                                puts("Nothing was cancelled.");
                         return r;
+                }
                 if (json_append_string(ids, id) < 0)
                         return ctl_fail_memory(ctl);
         }

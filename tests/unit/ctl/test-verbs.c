@@ -229,6 +229,8 @@ static void test_cancel(void **state) {
                    CTL_FAILED, ID_1 " cancelled\n" ID_2 " has ended before, or is unknown\n", asked);
         assert_run("clupyctl cancel --job " ID_1, ANSWERS({ "cancel", "{\"cancelled\":[\"" ID_2 "\"]}" }),
                    CTL_OK, ID_2 " cancelled\n", NULL);
+        assert_run("clupyctl cancel " ID_1 " 01", ANSWERS({ "task", NULL }), CTL_NOT_FOUND,
+                   "Nothing was cancelled.\n", "task {\"id\":\"01\"}");
         assert_run("clupyctl cancel", ANSWERS({ NULL, NULL }), CTL_USAGE, "", "");
         assert_run("clupyctl cancel --job " ID_1 " " ID_2, ANSWERS({ NULL, NULL }), CTL_USAGE, "", "");
         assert_run("clupyctl cancel --job 01", ANSWERS({ NULL, NULL }), CTL_USAGE, "", "");
