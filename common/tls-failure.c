@@ -10,7 +10,7 @@
 
 #include "parse-util.h"
 
-#define RENEW "renew it with 'clupyctl pki renew'"
+#define REISSUE "have a new one issued: 'clupyctl pki issue'"
 
 static bool is_client(const TlsContext *context) {
         return tls_context_side(context) == TLS_CLIENT;
@@ -124,7 +124,7 @@ void tls_failure_verify(TlsFailure *f, const TlsContext *context, const X509 *ce
         subject_of(context, certificate, depth, subject);
         switch (error) {
         case X509_V_ERR_CERT_HAS_EXPIRED:
-                failure_set(f, -EKEYEXPIRED, "%s has expired on %s: " RENEW, subject,
+                failure_set(f, -EKEYEXPIRED, "%s has expired on %s: " REISSUE, subject,
                             tls_time_to_string(X509_get0_notAfter(certificate), time));
                 break;
         case X509_V_ERR_CERT_NOT_YET_VALID:
@@ -202,7 +202,7 @@ static int failure_alert(TlsFailure *f, const TlsContext *context, int alert) {
                 break;
         }
         if (m->certificate && X509_cmp_current_time(X509_get0_notAfter(m->certificate)) <= 0)
-                return failure_set(f, -EKEYEXPIRED, "%s does not accept %s: it has expired on %s; " RENEW,
+                return failure_set(f, -EKEYEXPIRED, "%s does not accept %s: it has expired on %s; " REISSUE,
                                    peer, path, tls_time_to_string(X509_get0_notAfter(m->certificate), time));
         if (m->certificate && X509_cmp_current_time(X509_get0_notBefore(m->certificate)) > 0)
                 return failure_set(
@@ -212,7 +212,7 @@ static int failure_alert(TlsFailure *f, const TlsContext *context, int alert) {
         switch (alert) {
         case SSL_AD_CERTIFICATE_EXPIRED:
                 return failure_set(f, -EKEYEXPIRED,
-                                   "%s says that %s has expired: " RENEW ", or see to the clocks", peer,
+                                   "%s says that %s has expired: " REISSUE ", or see to the clocks", peer,
                                    path);
         case SSL_AD_BAD_CERTIFICATE:
         case SSL_AD_CERTIFICATE_UNKNOWN:

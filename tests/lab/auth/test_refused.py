@@ -130,7 +130,7 @@ def test_user_as_another(lab: Lab, issuer: Authority, wait_until: Wait) -> None:
 
 
 BAD = [
-    ("expired", "certificate expired", "user expired", r"has expired on 20", "clupyctl pki renew"),
+    ("expired", "certificate expired", "user expired", r"has expired on 20", "clupyctl pki issue user NAME"),
     ("early", "bad certificate", "user early", "is not yet valid, only from 20", "ask"),
     ("foreign", "unknown ca", "user eve", "is not of this cluster's authority", "ask"),
     ("nameless", "bad certificate", "The certificate with the serial", "has no clupy: name", "ask"),
