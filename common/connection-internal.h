@@ -14,7 +14,7 @@ void connection_set_watcher(Connection *c, ConnectionWatcher watcher, void *user
 void connection_set_timeouts(Connection *c, uint64_t hello_usec, uint64_t frame_usec);
 
 /* Of one that was accepted just now: how long the hello may take (µs) and how many bytes may be read before
- * it has been accepted. 0: as it is. */
+ * it has been accepted, to which 32 KiB are added for TLS itself. 0: as it is. */
 void connection_set_hello_limits(Connection *c, uint64_t usec, uint64_t bytes);
 
 /* The rest is between connection.c, connection-read.c and connection-write.c. */

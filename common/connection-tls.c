@@ -12,7 +12,10 @@
 #include "frame.h"
 #include "tls-failure.h"
 
-enum { RECORD_SIZE = 16 << 10 };
+enum {
+        RECORD_SIZE = 16 << 10,
+        EXCESS_MAX = 128 << 10, /* bytes from the socket in one go that become none of the application's */
+};
 
 struct TlsLink {
         TlsContext *context;
@@ -29,6 +32,9 @@ struct TlsLink {
         bool ended;        /* `end` is to be returned by the next read */
         ssize_t end;
         uint64_t received; /* bytes from the socket */
+        uint64_t bound;    /* `received` is to stay below, UINT64_MAX: none */
+        bool over;         /* it would not have */
+        int64_t excess;    /* bytes from the socket less those handed out, since others had their turn */
         int socket_error;  /* what the socket said last */
         bool known;        /* `identity` is the peer's */
         Identity identity;
@@ -45,10 +51,15 @@ static int bio_read(BIO *bio, char *buffer, int size) {
         ssize_t n;
 
         BIO_clear_retry_flags(bio);
-        if (l->socket_empty) {
+        if (l->received >= l->bound)
+                l->over = true;
+        /* Of what is TLS's own (updates of the key, say), OpenSSL would take as much as the peer sends
+         * before it returns. The socket that is not empty wakes the loop again. */
+        if (l->socket_empty || l->over || l->excess >= EXCESS_MAX) {
                 BIO_set_retry_read(bio);
                 return -1;
         }
+        size = (int) MIN((uint64_t) size, l->bound - l->received);
         do
                 n = recv(l->fd, buffer, (size_t) size, MSG_DONTWAIT);
         while (n < 0 && errno == EINTR);
@@ -65,6 +76,7 @@ static int bio_read(BIO *bio, char *buffer, int size) {
                 return -1;
         }
         l->received += (uint64_t) n;
+        l->excess += n;
         l->socket_empty = n > 0 && n < size;
         l->at_end = n == 0;
         return (int) n;
@@ -207,6 +219,7 @@ int tls_link_new(TlsContext *context, int fd, const char *host, TlsLink **ret) {
         l->context = tls_context_ref(context);
         l->generation = tls_context_generation(context);
         l->fd = fd;
+        l->bound = UINT64_MAX;
         l->ssl = SSL_new(tls_context_ssl(context));
         bio = l->ssl && bio_method() ? BIO_new(bio_method()) : NULL;
         if (!bio) {
@@ -255,6 +268,11 @@ static int tls_result(TlsLink *l, int result, bool writing, uint32_t *ret_events
 
         switch (error) {
         case SSL_ERROR_WANT_READ:
+                if (l->over)
+                        return -EMSGSIZE;
+                /* Others get their turn. */
+                l->excess = 0;
+                l->socket_empty = false;
                 *ret_events = EPOLLIN;
                 return -EAGAIN;
         case SSL_ERROR_WANT_WRITE:
@@ -299,6 +317,15 @@ static int tls_handshake(void *transport, int fd, uint32_t *ret_events) {
         ERR_clear_error();
         r = SSL_do_handshake(l->ssl);
         if (r == 1) {
+                const char *why;
+
+                /* It was shown some time ago: a peer may let its last byte wait until it has been revoked,
+                 * and before the end of the handshake nobody looks at it again. */
+                r = tls_link_check(l, &why);
+                if (r < 0) {
+                        l->broken = true;
+                        return r;
+                }
                 l->shaken = true;
                 return 0;
         }
@@ -330,13 +357,14 @@ static ssize_t tls_readv(void *transport, int fd, const struct iovec *iov, int n
                                 p += n;
                                 left -= n;
                                 total += n;
+                                l->excess -= (int64_t) n;
                                 continue;
                         }
                         r = tls_result(l, r, false, ret_events);
-                        l->starved = r == -EAGAIN;
+                        l->starved = r == -EAGAIN || r == -EMSGSIZE;
                         if (total == 0)
                                 return r;
-                        if (r != -EAGAIN) {
+                        if (!l->starved) {
                                 /* Asked again, OpenSSL would not know why any more. */
                                 l->ended = true;
                                 l->end = r;
@@ -420,7 +448,9 @@ static bool tls_pending(const void *transport) {
 static const char *tls_why(const void *transport) {
         const TlsLink *l = transport;
 
-        return l->failure.why[0] != '\0' ? l->failure.why : NULL;
+        if (l->failure.why[0] != '\0')
+                return l->failure.why;
+        return l->over ? "More was sent than may be before the hello" : NULL;
 }
 
 static void tls_free(void *transport) {
@@ -448,6 +478,11 @@ const Identity *tls_link_identity(const TlsLink *l) {
 
 TlsContext *tls_link_context(const TlsLink *l) {
         return l->context;
+}
+
+void tls_link_bound(TlsLink *l, uint64_t bytes) {
+        l->bound = bytes;
+        l->over = false;
 }
 
 int tls_link_check(TlsLink *l, const char **ret_why) {

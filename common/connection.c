@@ -13,6 +13,9 @@
 #include "resolver.h"
 #include "time-util.h"
 
+/* A client's part of a TLS handshake: its chain may have 16 KiB. */
+enum { HANDSHAKE_SIZE_MAX = 32 << 10 };
+
 static int on_io(sd_event_source *source, int fd, uint32_t revents, void *userdata);
 static int on_deferred(sd_event_source *source, void *userdata);
 static int on_hello_timer(sd_event_source *source, uint64_t usec, void *userdata);
@@ -484,6 +487,10 @@ int connection_new_outgoing(sd_event *event, const struct sockaddr *address, soc
 
 /* What others ask */
 
+static TlsLink *connection_tls(const Connection *c) {
+        return c->transport == &CONNECTION_TRANSPORT_TLS ? c->transport_data : NULL;
+}
+
 bool connection_is_open(const Connection *c) {
         return c->state < STATE_FINISHING && c->write_error == 0;
 }
@@ -492,6 +499,8 @@ void connection_established(Connection *c) {
         if (c->established || c->state >= STATE_FINISHING)
                 return;
         c->established = true;
+        if (connection_tls(c))
+                tls_link_bound(connection_tls(c), UINT64_MAX);
         c->hello_timer = sd_event_source_disable_unref(c->hello_timer);
         frame_decoder_set_limits(&c->decoder, &FRAME_LIMITS);
         watcher_tell(c, true);
@@ -523,8 +532,13 @@ void connection_set_hello_limits(Connection *c, uint64_t usec, uint64_t bytes) {
                 if (c->hello_timer)
                         (void) sd_event_source_set_time_relative(c->hello_timer, usec);
         }
-        if (bytes > 0)
+        if (bytes > 0) {
                 c->hello_bytes = bytes;
+                /* What TLS needs for itself is not seen here, so that its bytes have a bound of their own.
+                 */
+                if (connection_tls(c))
+                        tls_link_bound(connection_tls(c), HANDSHAKE_SIZE_MAX + bytes);
+        }
 }
 
 void *connection_userdata(const Connection *c) {
@@ -548,10 +562,6 @@ sd_event *connection_event(const Connection *c) {
 }
 
 /* The other end's certificate */
-
-static TlsLink *connection_tls(const Connection *c) {
-        return c->transport == &CONNECTION_TRANSPORT_TLS ? c->transport_data : NULL;
-}
 
 bool connection_is_secure(const Connection *c) {
         return c->transport == &CONNECTION_TRANSPORT_TLS;

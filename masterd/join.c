@@ -212,9 +212,14 @@ static int join(Peer *peer, json_object *json) {
 static int renew(Peer *peer, json_object *json) {
         const Identity *identity = connection_identity(peer->connection);
         SignerRequest message = { .magic = SIGNER_MAGIC, .kind = SIGNER_RENEW };
+        const char *why;
 
         if (!identity) {
                 peer_refuse_not_allowed(peer, NULL, "Only who shows a certificate can have it renewed");
+                return 0;
+        }
+        if (connection_check_peer(peer->connection, &why) < 0) {
+                peer_refuse_not_allowed(peer, IDENTITY_STRING(identity), why);
                 return 0;
         }
         identity_to_uri(identity, message.identity);

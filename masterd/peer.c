@@ -261,7 +261,7 @@ static void send_welcome(Peer *peer, bool session_kept) {
 static bool check_certificate(Peer *peer, PeerRole role, json_object *json) {
         const Identity *identity = connection_identity(peer->connection);
         _cleanup_(freep) char *message = NULL;
-        const char *name;
+        const char *name, *why;
 
         if (!connection_is_secure(peer->connection))
                 return true;
@@ -270,6 +270,11 @@ static bool check_certificate(Peer *peer, PeerRole role, json_object *json) {
                         peer, NULL,
                         "This master takes nobody without a certificate: have an administrator "
                         "make one with 'clupyctl pki issue'");
+                return false;
+        }
+        /* Its last look may be long ago. */
+        if (connection_check_peer(peer->connection, &why) < 0) {
+                peer_refuse_not_allowed(peer, IDENTITY_STRING(identity), why);
                 return false;
         }
         if (role == PEER_AGENT) {

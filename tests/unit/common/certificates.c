@@ -182,3 +182,20 @@ void test_revoked_write(const TestCredential *authority, const char *directory, 
         ASN1_TIME_free(now);
         ASN1_TIME_free(until);
 }
+
+unsigned char *test_key_updates(SSL *ssl, size_t n, size_t *ret_size) {
+        BIO *socket = SSL_get_wbio(ssl), *memory = BIO_new(BIO_s_mem());
+        unsigned char *copy;
+        char *data;
+
+        CHECK(memory && BIO_up_ref(socket) == 1);
+        SSL_set0_wbio(ssl, memory);
+        for (size_t i = 0; i < n; i++)
+                CHECK(SSL_key_update(ssl, SSL_KEY_UPDATE_NOT_REQUESTED) == 1 && SSL_do_handshake(ssl) == 1);
+        *ret_size = (size_t) BIO_get_mem_data(memory, &data);
+        copy = malloc(*ret_size);
+        CHECK(copy);
+        memcpy(copy, data, *ret_size);
+        SSL_set0_wbio(ssl, socket);
+        return copy;
+}

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <openssl/evp.h>
+#include <openssl/ssl.h>
 #include <openssl/x509.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -32,6 +33,10 @@ TestCredential test_credential_renew(const TestCertificate *what, const TestCred
 
 /* Encoded; to be freed with free(). */
 unsigned char *test_certificate_der(const X509 *certificate, size_t *ret_size);
+
+/* n updates of the key, which are TLS's own and none of the application's, as they are to go to the socket.
+ * The handshake is over. To be freed with free(). */
+unsigned char *test_key_updates(SSL *ssl, size_t n, size_t *ret_size);
 
 /* PEM files in a folder: NAME.crt, NAME.key; the list of those revoked, good until until_s from now. */
 void test_credential_write(const TestCredential *c, const char *directory, const char *name);

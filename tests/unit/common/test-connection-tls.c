@@ -4,6 +4,7 @@
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 
@@ -628,6 +629,110 @@ static void test_pending(void **state) {
         end_free(&c);
 }
 
+static int bytes_waiting(int fd) {
+        int n = 0;
+
+        assert_ok(ioctl(fd, FIONREAD, &n));
+        return n;
+}
+
+/* What TLS takes for itself ends no read, so that a peer could go on with it for ever; others must get their
+ * turn, and the data behind it must come. */
+static void test_updates_of_the_key(void **state) {
+        _cleanup_(tls_context_unrefp) TlsContext *server =
+                context_of(TLS_SERVER, IDENTITY_MASTER, "master", NULL);
+        SSL_CTX *context = SSL_CTX_new(TLS_client_method());
+        const int buffer_size = 1 << 20;
+        size_t size, sent = 0;
+        uint32_t events = 0;
+        unsigned reads = 0;
+        unsigned char *updates;
+        uint8_t bytes[100] = { 0 };
+        struct iovec iov = { bytes, sizeof(bytes) };
+        int pair[2], before;
+        ssize_t n;
+        SSL *ssl;
+        End s;
+
+        assert_non_null(context);
+        ssl = SSL_new(context);
+        assert_ok(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair));
+        assert_ok(setsockopt(pair[1], SOL_SOCKET, SO_SNDBUF, &buffer_size, sizeof(buffer_size)));
+        s = (End){ .fd = pair[0] };
+        assert_ok(tls_link_new(server, s.fd, NULL, &s.link));
+        assert_int_equal(SSL_set_fd(ssl, pair[1]), 1);
+        for (int i = 0; i < 10 && !s.done; i++) {
+                (void) SSL_connect(ssl);
+                end_step(&s);
+        }
+        assert_true(s.done && s.result == 0);
+
+        updates = test_key_updates(ssl, 30000, &size);
+        while (sent < size) {
+                n = send(pair[1], updates + sent, size - sent, 0);
+                if (n > 0)
+                        sent += (size_t) n;
+                before = bytes_waiting(s.fd);
+                assert_int_equal(tls->readv(s.link, s.fd, &iov, 1, &events), -EAGAIN);
+                assert_int_equal(events, EPOLLIN);
+                assert_false(tls->pending(s.link));
+                assert_in_range(before - bytes_waiting(s.fd), 1, 192 << 10);
+        }
+        free(updates);
+        assert_int_equal(SSL_write(ssl, bytes, sizeof(bytes)), sizeof(bytes));
+        do {
+                assert_true(++reads < 100);
+                n = tls->readv(s.link, s.fd, &iov, 1, &events);
+        } while (n == -EAGAIN && bytes_waiting(s.fd) > 0);
+        assert_int_equal(n, sizeof(bytes));
+        SSL_free(ssl);
+        SSL_CTX_free(context);
+        close(pair[1]);
+        end_free(&s);
+}
+
+/* Revoked while the client lets the end of its handshake wait: its certificate was shown before. */
+static void test_revoked_meanwhile(void **state) {
+        _cleanup_(tls_context_unrefp) TlsContext *server =
+                context_of(TLS_SERVER, IDENTITY_MASTER, "master", "late.crl");
+        _cleanup_(tls_context_unrefp) TlsContext *client =
+                context_of(TLS_CLIENT, IDENTITY_USER, "user", NULL);
+        uint8_t flight[16 << 10];
+        ssize_t n;
+
+        for (int revoked = 0; revoked < 2; revoked++) {
+                End s, c;
+
+                ends_new(server, client, HOST, &s, &c);
+                end_step(&c);
+                end_step(&s);
+                end_step(&c);
+                assert_true(c.done && c.result == 0);
+                n = recv(s.fd, flight, sizeof(flight), 0);
+                assert_true(n > 100);
+                assert_int_equal(send(c.fd, flight, (size_t) n - 1, 0), n - 1);
+                end_step(&s);
+                assert_false(s.done);
+                if (revoked) {
+                        test_revoked_write(&authority, directory, "late.crl", (const long[]){ 11 }, 1,
+                                           DAY_S);
+                        assert_ok(tls_context_reload(server));
+                }
+                assert_int_equal(send(c.fd, flight + n - 1, 1, 0), 1);
+                end_step(&s);
+                assert_true(s.done);
+                assert_int_equal(s.result, revoked ? -EKEYREVOKED : 0);
+                if (revoked) {
+                        assert_non_null(
+                                strstr(s.why, "The certificate of user alice (serial 0b) has been revoked"));
+                        assert_null(tls_link_identity(s.link));
+                } else
+                        assert_string_equal(tls_link_identity(s.link)->name, "alice");
+                end_free(&s);
+                end_free(&c);
+        }
+}
+
 /* Somebody between the two changes a byte. */
 static void test_changed_on_the_way(void **state) {
         _cleanup_(tls_context_unrefp) TlsContext *server =
@@ -790,6 +895,8 @@ int main(void) {
                 cmocka_unit_test(test_masters_refused),
                 cmocka_unit_test(test_data),
                 cmocka_unit_test(test_pending),
+                cmocka_unit_test(test_updates_of_the_key),
+                cmocka_unit_test(test_revoked_meanwhile),
                 cmocka_unit_test(test_changed_on_the_way),
                 cmocka_unit_test(test_vanishing),
                 cmocka_unit_test(test_slow),

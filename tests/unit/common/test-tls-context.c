@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "test.h"
 
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -301,6 +302,9 @@ static const ConnectionHandlers connection_handlers = { .frame = on_frame,
                                                         .connected = on_connected,
                                                         .closed = on_closed };
 
+/* The bytes before the hello of those that are taken next, 0: any number. */
+static uint64_t hello_bytes;
+
 static int on_accept(Listener *l, Connection *c, void *userdata) {
         server_end.c = connection_ref(c);
         connection_set_handlers(c, NULL, &server_end);
@@ -308,7 +312,9 @@ static int on_accept(Listener *l, Connection *c, void *userdata) {
 }
 
 static Listener *listen_on(TlsContext *tls) {
-        const ListenerOptions options = { .handlers = &connection_handlers, .tls = tls };
+        const ListenerOptions options = { .handlers = &connection_handlers,
+                                          .tls = tls,
+                                          .hello_bytes = hello_bytes };
         struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
         Listener *l;
 
@@ -471,11 +477,67 @@ static void test_silence(void **state) {
         assert_non_null(strstr(server_end.why, "The TLS handshake with 127.0.0.1:"));
 }
 
+/* Somebody without a certificate who sends no hello, but what TLS takes for itself, as long as it goes. */
+static void test_flood(void **state) {
+        const TlsContextOptions options = master_options();
+        _cleanup_(tls_context_unrefp) TlsContext *server = NULL;
+        _cleanup_(listener_freep) Listener *l = NULL;
+        _cleanup_(freep) char *message = NULL;
+        struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+        SSL_CTX *context = SSL_CTX_new(TLS_client_method());
+        unsigned char *updates;
+        size_t size;
+
+        assert_non_null(context);
+        assert_ok(tls_context_new(event, &options, NULL, NULL, &server, &message));
+        hello_bytes = 16 << 10;
+        l = listen_on(server);
+        hello_bytes = 0;
+        address.sin_port = htons(listener_port(l));
+        for (int accepted = 0; accepted < 2; accepted++) {
+                int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+                SSL *ssl = SSL_new(context);
+                size_t sent = 0;
+
+                server_end = (End){ 0 };
+                assert_ok(connect(fd, (struct sockaddr *) &address, sizeof(address)));
+                assert_ok(fcntl(fd, F_SETFL, O_NONBLOCK));
+                assert_int_equal(SSL_set_fd(ssl, fd), 1);
+                RUN_UNTIL(SSL_connect(ssl) == 1);
+                updates = test_key_updates(ssl, 4000, &size);
+                assert_true(size > 64 << 10);
+                if (accepted)
+                        connection_established(server_end.c);
+                while (sent < size && !server_end.closed) {
+                        ssize_t n = send(fd, updates + sent, MIN(size - sent, (size_t) 4096), MSG_NOSIGNAL);
+
+                        sent += n > 0 ? (size_t) n : 0;
+                        assert_ok(sd_event_run(event, 10 * USEC_PER_MSEC));
+                }
+                free(updates);
+                if (accepted) {
+                        assert_true(SSL_write(ssl, "CLPY\x01\x01\0\0\x02\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0{}",
+                                              26) == 26);
+                        RUN_UNTIL(server_end.frames == 1);
+                        connection_close(server_end.c, 0, NULL);
+                }
+                RUN_UNTIL(server_end.closed);
+                assert_int_equal(server_end.error, accepted ? 0 : -EMSGSIZE);
+                if (!accepted) {
+                        assert_string_equal(server_end.why, "More was sent than may be before the hello");
+                        assert_true(sent <= 64 << 10);
+                }
+                SSL_free(ssl);
+                close(fd);
+        }
+        SSL_CTX_free(context);
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_wrong_files), cmocka_unit_test(test_reload),
                 cmocka_unit_test(test_connection),  cmocka_unit_test(test_mismatch),
-                cmocka_unit_test(test_silence),
+                cmocka_unit_test(test_silence),     cmocka_unit_test(test_flood),
         };
 
         return cmocka_run_group_tests(tests, setup, teardown);
