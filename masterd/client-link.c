@@ -211,8 +211,8 @@ static int keep_argument(Task *task, const struct iovec *payload) {
 /* The user has a task with this id already. */
 static int submitted_again(Session *session, Task *task) {
         if (task->session == session) {
-                /* It goes on; if it has ended its result is on its way. That it is kept may have been said on
-                 * the connection that broke. */
+                /* It goes on; if it has ended its result is on its way. That it is kept may have been said
+                 * on the connection that broke. */
                 if (task->detached && task->state < TASK_ENDED)
                         session_status_due(session, task);
                 return 0;

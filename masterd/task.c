@@ -166,8 +166,8 @@ void task_set_state(Task *task, TaskState state) {
                         manager_deadlines_changed(m);
         }
         /* What a client learns at once anyway, or a moment later with more, is not worth a frame. With
-         * `retries: 0` the client must know early that it may have run, and the client of a detached one when
-         * it may leave. */
+         * `retries: 0` the client must know early that it may have run, and the client of a detached one
+         * when it may leave. */
         if (state == TASK_RUNNING || state == TASK_FROZEN || state == TASK_WAITING ||
             (state == TASK_QUEUED && (task->attempt > 0 || task->detached)) ||
             (state == TASK_STARTING && task->job->retries == 0))
