@@ -69,9 +69,7 @@ rate, seconds = int(sys.argv[1]), int(sys.argv[2])
 begin = time.monotonic()
 made = 0
 while made < rate * seconds:
-    due = begin + made / rate
-    if due > time.monotonic():
-        time.sleep(due - time.monotonic())
+    time.sleep(max(0, begin + made / rate - time.monotonic()))
     try:
         with socket.create_connection(("master", 7878), timeout=10) as stranger:
             stranger.send(os.urandom(64))
