@@ -46,6 +46,9 @@ static const char *const frame_type_table[] = {
         [FRAME_DATA] = "DATA",
         [FRAME_CREDIT] = "CREDIT",
         [FRAME_END] = "END",
+        [FRAME_ENVIRONMENT] = "ENVIRONMENT",
+        [FRAME_ENVIRONMENT_STATE] = "ENVIRONMENT_STATE",
+        [FRAME_INDEX] = "INDEX",
 };
 
 bool frame_type_is_valid(unsigned type) {

@@ -44,6 +44,9 @@ typedef enum FrameType {
         FRAME_DATA = 81,
         FRAME_CREDIT = 82,
         FRAME_END = 83,
+        FRAME_ENVIRONMENT = 96,
+        FRAME_ENVIRONMENT_STATE = 97,
+        FRAME_INDEX = 98,
 } FrameType;
 
 /* "HELLO" …; "?" for a number that is no type. */

@@ -24,6 +24,7 @@
 #define UNIT_NAME_MAX 64
 #define NODE_NAME_MAX 64
 #define NOTE_MAX 128
+#define PYTHON_NAME_MAX 16 /* "3.11" */
 
 typedef enum LauncherOp {
         /* agent → launcher */
@@ -36,6 +37,12 @@ typedef enum LauncherOp {
         LAUNCHER_RELEASE, /* the result of an ended attempt is delivered: forget it */
         LAUNCHER_LEASE,   /* .lease: until when tasks may run unattended; one ahead thaws frozen ones */
         LAUNCHER_POOL,    /* .pool: how many pairs wait warm for this key; the launcher refills by itself */
+        LAUNCHER_BUILD,   /* .build; fd: the sealed order for the builder in the sandbox → BUILD_STARTED,
+                           * BUILD_ENDED. A build ends with the connection it was ordered over */
+        LAUNCHER_BUILD_STOP,         /* .environment: ends that build → BUILD_ENDED */
+        LAUNCHER_ENVIRONMENTS,       /* → ENVIRONMENT for each one there is, then ENVIRONMENTS_END */
+        LAUNCHER_ENVIRONMENT_REMOVE, /* .environment → ENVIRONMENT_REMOVED, or REFUSED: -EBUSY in use,
+                                        -ENOENT */
 
         /* launcher → agent */
         LAUNCHER_WELCOME = 64, /* .welcome */
@@ -45,7 +52,15 @@ typedef enum LauncherOp {
         LAUNCHER_FROZEN,   /* state changes of a lease's end */
         LAUNCHER_THAWED,
         LAUNCHER_ENDED,   /* .ended; one fd: the result's sealed memfd, when result_size > 0 */
-        LAUNCHER_REFUSED, /* a request was not taken: error and text; of START: it is not in the table */
+        LAUNCHER_REFUSED, /* a request was not taken: error and text; of START: it is not in the table; of
+                           * the requests about environments: .refused.environment says which */
+        LAUNCHER_BUILD_STARTED, /* .environment; with BUILD_FLAG_INDEX one fd: a listening TCP socket of the
+                                 * build's own network, for its requests to the index */
+        LAUNCHER_BUILD_ENDED,   /* .build_ended; fds: what the installer said, then what the builder reports;
+                                 * both sealed, the second one only if it reports something */
+        LAUNCHER_ENVIRONMENT,   /* .environment */
+        LAUNCHER_ENVIRONMENTS_END,
+        LAUNCHER_ENVIRONMENT_REMOVED,
 } LauncherOp;
 
 enum {
@@ -86,6 +101,31 @@ typedef struct LauncherStop {
         char by[OWNER_NAME_MAX];
 } LauncherStop;
 
+enum {
+        BUILD_FLAG_RESOLVE = 1 << 0, /* nothing stays: only the report counts */
+        BUILD_FLAG_INDEX = 1 << 1,   /* its network has a way to the index at 127.0.0.1:BUILD_INDEX_PORT */
+        BUILD_INDEX_PORT = 7879,
+        BUILD_ORDER_MAX = 2 << 20, /* bytes */
+        BUILD_REPORT_MAX = 2 << 20,
+        BUILD_LOG_MAX = 256 << 10, /* the last bytes of it */
+};
+
+/* A build: a sandbox of its own in clupy-build-NAME.scope. What it makes is at
+ * ENVIRONMENT_FOLDER/NAME, root's and read-only, once it is whole. */
+typedef struct LauncherBuild {
+        char environment[ENVIRONMENT_NAME_MAX];
+        char owner[OWNER_NAME_MAX];   /* "": it is everybody's */
+        char python[PYTHON_NAME_MAX]; /* one of the node's */
+        uint32_t flags;
+        uint32_t tasks_max;
+        uint64_t memory_max;     /* bytes */
+        uint64_t cpu_quota_usec; /* of a second */
+        uint64_t timeout_usec;
+        uint64_t disk_max;  /* bytes, of all that it writes */
+        uint64_t files_max; /* files and folders */
+} LauncherBuild;
+#define ENVIRONMENT_FOLDER "/var/lib/clupy/environments"
+
 typedef struct LauncherRequest {
         uint32_t version; /* LAUNCHER_PROTOCOL_VERSION */
         uint32_t op;
@@ -102,6 +142,10 @@ typedef struct LauncherRequest {
                         LauncherKey key;
                         uint32_t count; /* 0 … 64 */
                 } pool;
+                LauncherBuild build;
+                struct {
+                        char environment[ENVIRONMENT_NAME_MAX];
+                } environment; /* BUILD_STOP, ENVIRONMENT_REMOVE */
         };
 } LauncherRequest;
 
@@ -179,7 +223,30 @@ typedef struct LauncherEvent {
                 } progress;
                 struct {
                         char text[256]; /* one sentence */
+                        char environment[ENVIRONMENT_NAME_MAX];
                 } refused;
+                struct {
+                        char environment[ENVIRONMENT_NAME_MAX];
+                        char owner[OWNER_NAME_MAX]; /* "": everybody's */
+                        char python[PYTHON_NAME_MAX];
+                        char unit[UNIT_NAME_MAX]; /* BUILD_STARTED only */
+                        uint64_t bytes, files;    /* that it takes on the disk */
+                        uint64_t built_at,
+                                used_at; /* CLOCK_REALTIME, µs; the second: by a zygote, 0: never */
+                        uint32_t in_use; /* zygotes that have it now */
+                        uint32_t reserved;
+                } environment; /* BUILD_STARTED, ENVIRONMENT, ENVIRONMENT_REMOVED */
+                struct {
+                        char environment[ENVIRONMENT_NAME_MAX];
+                        uint32_t outcome; /* OutcomeKind: VALUE when it is there (or is resolved), EXIT when
+                                           * the installer failed, MEMORY, TIMEOUT, DISK, SIGNAL, CANCELLED,
+                                           * INFRASTRUCTURE */
+                        int32_t status;   /* EXIT: exit status; SIGNAL: its number */
+                        uint64_t limit;   /* MEMORY, DISK: bytes; TIMEOUT: µs */
+                        uint64_t bytes, files;
+                        uint64_t run_usec, cpu_usec;
+                        char detail[NOTE_MAX]; /* a sentence */
+                } build_ended;
         };
 } LauncherEvent;
 
