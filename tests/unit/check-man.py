@@ -17,6 +17,7 @@ from pathlib import Path
 PROGRAMS = {"clupyctl": "clupyctl.1", "clupy-masterd": "clupy-masterd.8", "clupy-agent": "clupy-agent.8",
             "clupy-launcher": "clupy-launcher.8", "clupy-policyc": "clupy-policyc.8", "clupy-signer": "clupy-signer.8"}
 CONFIGURATIONS = {"clupy.master.yaml.5": ["masterd/master-config.c"], "clupy.server.yaml.5": ["agent/server-config.c"],
+                  "clupy.master.dependency.yaml.5": ["common/dependency-config.c"],
                   "clupy.client.yaml.5": ["ctl/client-config.c", "python/clupy/_config.py"]}
 INTERFACES = {"org.clupy.Master1.5": "masterd/master-bus.c", "org.clupy.Agent1.5": "agent/agent-bus.c"}
 QUERIES = ("org.clupy.Master1.5", "masterd/query.c")
