@@ -31,6 +31,8 @@ def _parser() -> argparse.ArgumentParser:
     up = verb("up", "boot a lab: master, client and the agents")
     up.add_argument("--agents", type=int, default=3, help="how many agents (default: 3)")
     up.add_argument("--insecure", action="store_true", help="plaintext between the nodes, instead of TLS")
+    up.add_argument("--index", action="store_true", help="the master, and only it, reaches the package index that pip "
+                                                         "on this machine uses")
     up.add_argument("--no-build", action="store_true", help="install what was built last, build nothing")
     execute = verb("exec", "run a command on a node; streams and exit code pass through", node=True)
     execute.add_argument("--user", default="root", help="as whom (default: root)")
@@ -66,7 +68,7 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
             demo.run(options.name)
         case "up":
             installed = build.staged() if options.no_build else build.build_or_last()
-            lab.up(options.agents, installed, options.insecure)
+            lab.up(options.agents, installed, options.insecure, options.index)
             say(f"lab '{lab.name}' is up; try: ./lab exec --name {lab.name} client --user user -- "
                 "python3 -c 'import clupy'")
         case "exec":

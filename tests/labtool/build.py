@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import dependencies, paths
+from . import dependencies, paths, pythons
 from .command import run_logged
 from .console import LabError, say
 
@@ -39,13 +39,16 @@ def locked(name: str) -> Iterator[Path]:
 
 def configure(directory: Path, options: list[str], environment: dict[str, str] | None = None) -> None:
     """Makes a meson build directory, unless it is there. Call with its lock held."""
-    if (directory / "build.ninja").exists():
+    stamp = directory / "lab-options"
+    told = "".join(f"{option}\n" for option in options)
+    if (directory / "build.ninja").exists() and stamp.exists() and stamp.read_text() == told:
         return
     shutil.rmtree(directory, ignore_errors=True)
     run_logged("configuring the build", ["meson", "setup", str(directory), str(paths.SOURCE), *options],
                directory.parent / "logs" / f"{directory.name}.log", environment=environment,
                next_step="read the log; ./lab installs what it knows to be needed, see "
                          "tests/labtool/dependencies")
+    stamp.write_text(told)
 
 
 def compile_all(directory: Path, targets: list[str] | None = None, keep_going: bool = False) -> None:
@@ -67,7 +70,7 @@ def build_release() -> Path:
     with locked("release") as directory:
         log = directory.parent / "logs" / "release.log"
         log.unlink(missing_ok=True)
-        configure(directory, ["--buildtype=debugoptimized", "-Dtests=false"])
+        configure(directory, ["--buildtype=debugoptimized", "-Dtests=false", *pythons.options()])
         compile_all(directory)
         stage = directory.parent / "stage"
         fresh = directory.parent / "stage.new"
@@ -80,6 +83,7 @@ def build_release() -> Path:
                 raise LabError(f"the product installs into /{name}, which is a link on Debian: the layer would hide "
                                "it", next_step=f"install into /usr/{name}")
         _stage_python(fresh, log)
+        _stage_uv(fresh, log)
         shutil.rmtree(stage, ignore_errors=True)
         fresh.rename(stage)
         return stage
@@ -107,11 +111,10 @@ def build_or_last() -> Path | None:
         return last
 
 
-def _stage_python(stage: Path, log: Path) -> None:
-    """Puts the Python package's dependencies beside it and both on every Python program's path."""
-    python = stage / "usr/lib/clupy/python"
-    requirements = paths.SOURCE / "python" / "requirements-node.txt"
-    cache = paths.build_directory() / f"python-node-{hashlib.sha256(requirements.read_bytes()).hexdigest()[:12]}"
+def _fetched(requirements: Path, log: Path) -> Path:
+    """A folder with the packages of a list, which is kept as long as the list does not change."""
+    name = requirements.stem.removeprefix("python-").removeprefix("requirements-")
+    cache = paths.build_directory() / f"python-{name}-{hashlib.sha256(requirements.read_bytes()).hexdigest()[:12]}"
     if not cache.is_dir():
         fresh = cache.with_suffix(".new")
         shutil.rmtree(fresh, ignore_errors=True)
@@ -119,6 +122,19 @@ def _stage_python(stage: Path, log: Path) -> None:
                    ["/usr/bin/python3", "-m", "pip", "install", "--quiet", "--no-compile", "--target", str(fresh),
                     "--requirement", str(requirements)], log, next_step="check the network, or pip's index")
         fresh.rename(cache)
+    return cache
+
+
+def _stage_uv(stage: Path, log: Path) -> None:
+    """Puts the program that makes environments where the nodes look for it first."""
+    program = _fetched(paths.LISTS / "python-uv.txt", log) / "bin/uv"
+    shutil.copy(program, stage / "usr/lib/clupy/uv")
+
+
+def _stage_python(stage: Path, log: Path) -> None:
+    """Puts the Python package's dependencies beside it and both on every Python program's path."""
+    python = stage / "usr/lib/clupy/python"
+    cache = _fetched(paths.SOURCE / "python" / "requirements-node.txt", log)
     shutil.copytree(cache, python, symlinks=True, dirs_exist_ok=True)
     pth = stage / "usr/lib/python3/dist-packages/clupy.pth"
     pth.parent.mkdir(parents=True, exist_ok=True)

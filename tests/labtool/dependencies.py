@@ -32,7 +32,8 @@ def _apt(lists: list[str]) -> None:
     log = paths.build_directory() / "logs" / "apt.log"
     install = ["apt-get", "install", "--yes", "--no-install-recommends", *missing]
     advice = "check the network and /etc/apt/sources.list, then run this again"
-    environment = {"DEBIAN_FRONTEND": "noninteractive"}
+    # Nothing that comes with a daemon shall start it here.
+    environment = {"DEBIAN_FRONTEND": "noninteractive", "SYSTEMD_OFFLINE": "1"}
     run_logged("apt-get update", ["apt-get", "update"], log, next_step=advice)
     run_logged("apt-get install", install, log, next_step=advice, environment=environment)
 

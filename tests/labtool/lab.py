@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import cgroup, mounts, paths
+from . import cgroup, index, mounts, paths
 from .command import run_quiet
 from .console import LabError, say
 from .network import Network, address
@@ -91,17 +91,21 @@ class Lab:
             raise LabError(f"lab '{self.name}' has no node '{name}'; it has {', '.join(self.node_names())}")
         return Node(self.name, self.directory, name)
 
-    def up(self, agents: int, installed: Path | None, insecure: bool = False) -> None:
+    def up(self, agents: int, installed: Path | None, insecure: bool = False, with_index: bool = False) -> None:
         """Makes the lab and boots it. installed is a staging directory with the product, or None; insecure: the nodes
-        speak plaintext instead of TLS."""
+        speak plaintext instead of TLS; with_index: the master reaches the package index of this machine's pip."""
         if not 0 <= agents <= MAX_AGENTS:
             raise LabError(f"--agents {agents}: expected 0 to {MAX_AGENTS}")
+        public = index.ask() if with_index else None
         with self.lock():
             if self.directory.exists() or cgroup.find(self.name):
                 raise LabError(f"there is already a lab '{self.name}'", next_step=f"./lab down --name {self.name}, "
                                "or another --name")
             try:
                 self._create(agents, installed, insecure)
+                if public is not None:
+                    index.write(self.node("master").upper, public)
+                    index.start(self.name, self.directory, self.network, public)
                 self._boot([(node, node.start(self.network)) for node in self.nodes()])
             except KeyboardInterrupt:
                 self.remove()

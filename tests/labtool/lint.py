@@ -191,6 +191,7 @@ def run() -> list[Outcome]:
               "mypy --strict, the package": lambda: _mypy(["python/clupy"]),
               "mypy --strict, the package's tests": lambda: _mypy(["tests/python"]),
               "mypy --strict, the lab's tests": lambda: _mypy(["tests/lab"], "tests:python:tests/lab"),
+              "mypy --strict, the index": lambda: _mypy(["index/config.py"]),
               "mypy --strict, the benchmarks": _mypy_bench,
               "warnings and -fanalyzer": _warnings, "clang-tidy": _tidy}
     return [outcome for name, function in checks.items()

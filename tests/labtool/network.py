@@ -56,6 +56,10 @@ class Network:
         _namespace_create(self.bridge)
         _ip(self.bridge, [f"link add name {BRIDGE} type bridge", f"link set dev {BRIDGE} up", "link set lo up"])
 
+    def address_add(self, addresses: list[str]) -> None:
+        """Gives the bridge itself addresses (with the length of their prefix), in its own namespace."""
+        _ip(self.bridge, [f"addr add {address} dev {BRIDGE}" for address in addresses])
+
     def attach(self, node: str) -> None:
         """Makes a node's namespace and plugs it into the bridge."""
         namespace = self.namespace(node)
