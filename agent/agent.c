@@ -6,10 +6,13 @@
 
 #include "agent-bus.h"
 #include "agent-dispatch.h"
+#include "build-config.h"
 #include "fd-util.h"
 #include "json-util.h"
 #include "log.h"
+#include "node-hello.h"
 #include "parse-util.h"
+#include "python-list.h"
 #include "report.h"
 #include "task-log.h"
 #include "time-util.h"
@@ -318,28 +321,7 @@ static const LauncherLinkHandlers launcher_handlers = {
 /* The master. */
 
 static int on_hello(json_object *hello, void *userdata) {
-        Agent *agent = userdata;
-        json_object *defaults;
-        int r;
-
-        r = json_add_string(hello, "name", agent->config->name);
-        if (r >= 0)
-                r = json_add_string(hello, "boot_id", agent->boot_id);
-        if (r >= 0)
-                r = json_add_id(hello, "instance", agent->instance);
-        if (r >= 0)
-                r = json_add_double(hello, "cpus", agent->config->cpus);
-        if (r >= 0)
-                r = json_add_uint64(hello, "memory", agent->config->memory);
-        if (r >= 0)
-                r = json_add_uint64(hello, "epoch", agent->epoch);
-        if (r >= 0)
-                r = json_add_new_object(hello, "defaults", &defaults);
-        if (r >= 0)
-                r = json_add_uint64(defaults, "memory", agent->config->task_memory);
-        if (r >= 0)
-                r = json_add_double(defaults, "cpus", agent->config->task_cpus);
-        return r < 0 ? r : json_add_uint64(defaults, "tasks_max", agent->config->task_tasks_max);
+        return node_hello_fill(userdata, hello);
 }
 
 int agent_keep_epoch(Agent *agent, const char *directory) {
@@ -610,7 +592,9 @@ int agent_new(sd_event *event, Daemon *daemon, const ServerConfig *config, const
         r = read_boot_id(agent->boot_id);
         if (r < 0)
                 return r;
-        r = hashmap_new(HASHMAP_STRING, &agent->attempts);
+        r = python_list_find(CLUPY_PROGRAM_DIR, &agent->pythons);
+        if (r >= 0)
+                r = hashmap_new(HASHMAP_STRING, &agent->attempts);
         if (r >= 0)
                 r = hashmap_new(HASHMAP_STRING, &agent->code_fetches);
         if (r >= 0)
@@ -664,6 +648,7 @@ Agent *agent_free(Agent *agent) {
         warm_pool_free(agent->warm_pool);
         task_log_free(agent->task_log);
         sd_event_source_disable_unref(agent->launcher_away);
+        strv_free(agent->pythons);
         sd_event_unref(agent->event);
         return mfree(agent);
 }

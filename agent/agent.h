@@ -40,6 +40,7 @@ struct Agent {
         sd_event_source *launcher_away; /* runs while the launcher is not there */
 
         char boot_id[ID_HEX_SIZE];
+        char **pythons;       /* "3.11", the main one first */
         Id instance;          /* the launcher's; ID_NULL before the first welcome */
         bool cgroup_v2;       /* as it says */
         bool launcher_listed; /* we know its whole table */

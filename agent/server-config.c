@@ -19,6 +19,7 @@ enum {
         UID_LEAST = 65536, /* below live the system's own ids, people and nobody */
         MEMORY_PERCENT = 90,
         SUBUID_FILE_MAX = 1 << 20,
+        LABEL_NAME_MAX = 32,
 };
 #define MASTER_DEFAULT "clupy://localhost:7878"
 #define UID_END (UINT64_C(1) << 31) /* ids above are negative for some programs */
@@ -68,6 +69,13 @@ static int parse_uid_range(const ConfigItem *item, const char *name, const char 
         return 0;
 }
 
+/* What a call can ask for in a node: short, and nothing that would have to be quoted. */
+static int parse_labels(const ConfigItem *item, const char *name, const char *value, void *field) {
+        if (value && (!name_is_valid(name, LABEL_NAME_MAX) || !owner_name_is_valid(value)))
+                return -EINVAL;
+        return config_parse_map(item, name, value, field);
+}
+
 #define FIELD(name) offsetof(ServerConfig, name)
 #define AGENT_PKI "/etc/clupy/pki"
 
@@ -101,7 +109,27 @@ static const ConfigItem items[] = {
         { "tls.key", CONFIG_SCALAR, config_parse_path, FIELD(tls_key), "an absolute path" },
         { "tls.authority", CONFIG_SCALAR, config_parse_path, FIELD(tls_authority), "an absolute path" },
         { "tls.revoked", CONFIG_SCALAR, config_parse_path, FIELD(tls_revoked), "an absolute path" },
-        { "labels", CONFIG_MAP, config_parse_map, FIELD(labels), "names with values", .max = 64 },
+        { "environments.size", CONFIG_SCALAR, config_parse_size, FIELD(environments.size),
+          "a size such as 20G, at least 64M", .min = MIB(64), .max = UINT64_C(1) << 50 },
+        { "environments.builds", CONFIG_SCALAR, config_parse_unsigned, FIELD(environments.builds),
+          "a number of builds at once from 1 to 16", .min = 1, .max = SERVER_BUILDS_MAX },
+        { "environments.cpus", CONFIG_SCALAR, config_parse_cpus, FIELD(environments.cpus),
+          "a number of CPUs from 0.01 to 4096" },
+        { "environments.memory", CONFIG_SCALAR, config_parse_size, FIELD(environments.memory),
+          "a size such as 2G, at least 64M", .min = MIB(64), .max = UINT64_C(1) << 60 },
+        { "environments.disk", CONFIG_SCALAR, config_parse_size, FIELD(environments.disk),
+          "a size such as 10G, at least 16M", .min = MIB(16), .max = UINT64_C(1) << 50 },
+        { "environments.files", CONFIG_SCALAR, config_parse_uint64, FIELD(environments.files),
+          "a number of files from 1000 to 100000000", .min = 1000, .max = 100000000 },
+        { "environments.processes", CONFIG_SCALAR, config_parse_uint64, FIELD(environments.processes),
+          "a number of processes and threads from 8 to 32768", .min = 8, .max = 32768 },
+        { "environments.timeout", CONFIG_SCALAR, config_parse_duration, FIELD(environments.timeout),
+          "a duration such as 15m, from 10s to 1d", .min = 10 * USEC_PER_SEC, .max = USEC_PER_DAY },
+        { "labels", CONFIG_MAP, parse_labels, FIELD(labels),
+          "names of a-z, 0-9 and '-' with values of at most 64 bytes without '/'",
+          .max = SERVER_LABELS_MAX },
+        { "resources", CONFIG_TREE, server_resources_parse, FIELD(resources), "names of resources",
+          .explain = server_resources_explain },
 };
 
 /* A number in a file of a cgroup, UINT64_MAX for none ("max", a huge one on v1, no such file). */
@@ -183,15 +211,28 @@ static int check_subuid(const ServerConfig *config, const char *path, char **ret
         return 0;
 }
 
-static int check(const ServerConfig *config, const char *subuid, char **ret_message) {
+static int check(ServerConfig *config, const char *subuid, char **ret_message) {
+        _cleanup_(freep) char *message = NULL;
         const char *file = config->files && config->files[0] ? config->files[strv_length(config->files) - 1]
                                                              : SERVER_CONFIG_NAME;
+        int r;
 
         if (config->task_memory > config->memory) {
                 *ret_message =
                         strformat("%s: key 'task.memory': expected at most the node's memory, %s, got %s",
                                   file, FORMAT_BYTES(config->memory), FORMAT_BYTES(config->task_memory));
                 return -ERANGE;
+        }
+        if (config->environments.memory > config->memory) {
+                *ret_message = strformat(
+                        "%s: key 'environments.memory': expected at most the node's memory, %s, got %s",
+                        file, FORMAT_BYTES(config->memory), FORMAT_BYTES(config->environments.memory));
+                return -ERANGE;
+        }
+        r = server_resources_check(config->resources, config->n_resources, &message);
+        if (r < 0) {
+                *ret_message = message ? strformat("%s: %s", file, message) : NULL;
+                return r;
         }
         return check_subuid(config, subuid, ret_message);
 }
@@ -225,7 +266,13 @@ int server_config_load(const ServerConfigSources *sources, ServerConfig *ret, ch
                                 .task_memory = 0,
                                 .task_cpus = 1,
                                 .task_tasks_max = 512,
-                                .task_tmp = MIB(512) };
+                                .task_tmp = MIB(512),
+                                .environments = { .size = GIB(20),
+                                                  .builds = 1,
+                                                  .disk = GIB(10),
+                                                  .files = 500000,
+                                                  .processes = 256,
+                                                  .timeout = 15 * USEC_PER_MINUTE } };
         _cleanup_(freep) char *message = NULL;
         int r;
 
@@ -248,6 +295,10 @@ int server_config_load(const ServerConfigSources *sources, ServerConfig *ret, ch
                 config.warm = (unsigned) CLAMP(config.cpus * 2, 1.0, 8.0);
         if (config.task_memory == 0)
                 config.task_memory = MIN((uint64_t) MIB(512), config.memory);
+        if (config.environments.memory == 0)
+                config.environments.memory = MIN((uint64_t) GIB(2), config.memory);
+        if (config.environments.cpus == 0)
+                config.environments.cpus = MIN(2.0, config.cpus);
 
         r = default_paths(&config);
         if (r < 0)
@@ -274,5 +325,7 @@ void server_config_done(ServerConfig *config) {
         config->tls_authority = mfree(config->tls_authority);
         config->tls_revoked = mfree(config->tls_revoked);
         config->labels = strv_free(config->labels);
+        config->resources = server_resources_free(config->resources, config->n_resources);
+        config->n_resources = 0;
         config->files = strv_free(config->files);
 }

@@ -7,6 +7,7 @@
 
 #include "memory-util.h"
 #include "parse-util.h"
+#include "server-resources.h"
 
 /* clupy.server.yaml: what a node is told. The agent reads it, and clupy-policyc takes out of it what the
  * launcher, which reads no YAML, has to know. */
@@ -16,6 +17,8 @@
 enum {
         SERVER_WARM_MAX = 64,     /* waiting pairs of one key: the launcher's bound */
         SERVER_ZYGOTES_MAX = 256, /* at once */
+        SERVER_LABELS_MAX = 32,
+        SERVER_BUILDS_MAX = 16, /* at once */
 };
 
 typedef struct ServerConfig {
@@ -39,7 +42,21 @@ typedef struct ServerConfig {
         uint64_t task_tasks_max;
         uint64_t task_tmp; /* bytes of /tmp, and again of /dev/shm */
 
-        char **labels; /* "name=value"; reserved */
+        /* Environments, and what one build of them may take. */
+        struct {
+                uint64_t size;      /* bytes of all that are kept */
+                unsigned builds;    /* at once */
+                double cpus;        /* of a build */
+                uint64_t memory;    /* bytes */
+                uint64_t disk;      /* bytes that it writes */
+                uint64_t files;     /* and files and folders */
+                uint64_t processes; /* and threads */
+                uint64_t timeout;   /* µs */
+        } environments;
+
+        char **labels; /* "name=value" */
+        ServerResource *resources;
+        size_t n_resources;
 
         bool insecure; /* the master is spoken to in plaintext */
         char *tls_certificate, *tls_key, *tls_authority, *tls_revoked; /* paths */

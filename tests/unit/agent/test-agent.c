@@ -428,6 +428,39 @@ static void test_hello(void **state) {
         assert_int_equal(agent->epoch, 5);
 }
 
+/* What calls can ask for in a node. */
+static void test_hello_offers(void **state) {
+        char gpu[] = "gpu", licence[] = "licence";
+        ServerResource resources[] = { { .name = gpu, .count = 2 }, { .name = licence, .count = 4 } };
+        json_object *array, *object;
+        const char *text, *python;
+        uint64_t count;
+        size_t i;
+
+        assert_ok(strv_extend(&config.labels, "zone=a=b"));
+        config.resources = resources;
+        config.n_resources = ELEMENTSOF(resources);
+        connect_up();
+        master_count(FRAME_HELLO, &i);
+        assert_ok(json_get_string(master.frames[i].json, "python", 100, &python));
+        assert_ok(json_get_array(master.frames[i].json, "pythons", 100, &array));
+        assert_true(json_object_array_length(array) >= 1);
+        text = json_object_get_string(json_object_array_get_idx(array, 0));
+        assert_memory_equal(python, text, strlen(text)); /* "3.11.2", "3.11" */
+        assert_ok(json_get_string(master.frames[i].json, "platform", 100, &text));
+        assert_memory_equal(text, "linux-", 6);
+        assert_ok(json_get_object(master.frames[i].json, "labels", &object));
+        assert_ok(json_get_string(object, "zone", 100, &text));
+        assert_string_equal(text, "a=b");
+        assert_ok(json_get_object(master.frames[i].json, "resources", &object));
+        assert_ok(json_get_uint64(object, "gpu", 100, &count));
+        assert_int_equal(count, 2);
+        assert_ok(json_get_uint64(object, "licence", 100, &count));
+        assert_int_equal(count, 4);
+        config.resources = NULL;
+        config.n_resources = 0;
+}
+
 static void test_a_task(void **state) {
         char content[64];
         const char *unit;
@@ -922,6 +955,7 @@ static void test_progress(void **state) {
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_hello, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_hello_offers, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_a_task, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_code_is_fetched_once, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_wrong_code, setup, teardown),

@@ -57,6 +57,13 @@ static void test_defaults(void **state) {
         assert_int_equal(config.orphan_timeout, 24 * USEC_PER_HOUR);
         assert_in_range(config.warm, 1, 8);
         assert_int_equal(config.task_tasks_max, 512);
+        assert_int_equal(config.environments.size, GIB(20));
+        assert_int_equal(config.environments.builds, 1);
+        assert_true(config.environments.memory <= GIB(2) && config.environments.memory <= config.memory);
+        assert_true(config.environments.cpus > 0 && config.environments.cpus <= 2);
+        assert_int_equal(config.environments.timeout, 15 * USEC_PER_MINUTE);
+        assert_null(config.labels);
+        assert_int_equal(config.n_resources, 0);
         server_config_done(&config);
 }
 
@@ -78,8 +85,25 @@ static void test_everything(void **state) {
                     "  cpus: 0.5\n"
                     "  tasks_max: 9\n"
                     "  tmp: 32M\n"
+                    "environments:\n"
+                    "  size: 5G\n"
+                    "  builds: 2\n"
+                    "  cpus: 0.5\n"
+                    "  memory: 256M\n"
+                    "  disk: 1G\n"
+                    "  files: 2000\n"
+                    "  processes: 64\n"
+                    "  timeout: 1m\n"
                     "labels:\n"
-                    "  rack: a1\n",
+                    "  rack: a1\n"
+                    "resources:\n"
+                    "  gpu:\n"
+                    "    devices: [/dev/nvidia0, /dev/nvidia1]\n"
+                    "    shared: /dev/nvidiactl\n"
+                    "    variable: CUDA_VISIBLE_DEVICES\n"
+                    "  licence: 4\n"
+                    "  seat:\n"
+                    "    count: 2\n",
                     &config);
         assert_int_equal(config.n_masters, 2);
         assert_string_equal(config.masters[1].host, "two");
@@ -97,7 +121,25 @@ static void test_everything(void **state) {
         assert_true(config.task_cpus == 0.5);
         assert_int_equal(config.task_tasks_max, 9);
         assert_int_equal(config.task_tmp, MIB(32));
+        assert_int_equal(config.environments.size, GIB(5));
+        assert_int_equal(config.environments.builds, 2);
+        assert_true(config.environments.cpus == 0.5);
+        assert_int_equal(config.environments.memory, MIB(256));
+        assert_int_equal(config.environments.disk, GIB(1));
+        assert_int_equal(config.environments.files, 2000);
+        assert_int_equal(config.environments.processes, 64);
+        assert_int_equal(config.environments.timeout, USEC_PER_MINUTE);
         assert_string_equal(config.labels[0], "rack=a1");
+        assert_int_equal(config.n_resources, 3);
+        assert_string_equal(config.resources[0].name, "gpu");
+        assert_int_equal(config.resources[0].count, 2);
+        assert_string_equal(config.resources[0].devices[1], "/dev/nvidia1");
+        assert_string_equal(config.resources[0].shared[0], "/dev/nvidiactl");
+        assert_string_equal(config.resources[0].variable, "CUDA_VISIBLE_DEVICES");
+        assert_string_equal(config.resources[1].name, "licence");
+        assert_int_equal(config.resources[1].count, 4);
+        assert_null(config.resources[1].devices);
+        assert_int_equal(config.resources[2].count, 2);
         server_config_done(&config);
 }
 
@@ -136,6 +178,39 @@ static void test_errors(void **state) {
         assert_bad("orphan_timeout: 1s\n", NULL, ":1: key 'orphan_timeout'");
 }
 
+static void test_label_and_resource_errors(void **state) {
+        static const struct {
+                const char *text, *expected;
+        } cases[] = {
+                { "labels:\n  Zone: a\n", ":2: key 'labels.Zone': expected names of a-z" },
+                { "labels:\n  zone: a/b\n", ":2: key 'labels.zone'" },
+                { "resources: 3\n", ":1: key 'resources': expected names of resources" },
+                { "resources:\n  GPU: 3\n", ":2: key 'resources.GPU'" },
+                { "resources:\n  gpu: none\n", ":2: key 'resources.gpu': expected a name" },
+                { "resources:\n  gpu: 0\n", ":2: key 'resources.gpu'" },
+                { "resources:\n  gpu: 9999999\n", ":2: key 'resources.gpu'" },
+                { "resources:\n  gpu:\n", "key 'resources.gpu': expected devices, or a count" },
+                { "resources:\n  gpu:\n    devices: [/etc/passwd]\n",
+                  ":3: key 'resources.gpu.devices': expected different device nodes" },
+                { "resources:\n  gpu:\n    devices: [/dev/../etc/passwd]\n",
+                  ":3: key 'resources.gpu.devices'" },
+                { "resources:\n  gpu:\n    devices: [/dev/a, /dev/a]\n", ":3: key 'resources.gpu.devices'" },
+                { "resources:\n  gpu:\n    devices: [/dev/a]\n    count: 2\n",
+                  "as many devices as its count" },
+                { "resources:\n  gpu:\n    count: 2\n    variable: X\n", "devices beside 'shared'" },
+                { "resources:\n  gpu:\n    devices: [/dev/a]\n    variable: 'a b'\n",
+                  ":4: key 'resources.gpu.variable': expected the name of" },
+                { "resources:\n  gpu:\n    kind: x\n",
+                  ":3: key 'resources.gpu.kind': expected devices, shared" },
+                { "environments:\n  builds: 0\n", ":2: key 'environments.builds'" },
+                { "memory: 64M\ntask:\n  memory: 64M\nenvironments:\n  memory: 1G\n",
+                  "key 'environments.memory': expected at most the node's memory" },
+        };
+
+        for (size_t i = 0; i < ELEMENTSOF(cases); i++)
+                assert_bad(cases[i].text, NULL, cases[i].expected);
+}
+
 static void test_subuid(void **state) {
         ServerConfig config;
         char *message;
@@ -155,6 +230,7 @@ int main(void) {
                 cmocka_unit_test(test_everything),
                 cmocka_unit_test(test_warm_follows_cpus),
                 cmocka_unit_test(test_errors),
+                cmocka_unit_test(test_label_and_resource_errors),
                 cmocka_unit_test(test_subuid),
         };
 
