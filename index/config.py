@@ -22,6 +22,7 @@ import signal
 import ssl
 import subprocess
 import sys
+import time
 import urllib.parse
 import urllib.request
 from pathlib import Path
@@ -36,6 +37,8 @@ EX_CONFIG = 78
 
 LISTING_BYTES = 32 << 20
 LISTING_SECONDS = 15.0
+# How long what the index said is good for, in seconds.
+KNOWN_SECONDS = 86400.0
 # Asked for to see where files lie: every index that serves the public has the installer itself.
 PROBE = "pip"
 ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01"
@@ -91,15 +94,16 @@ class Origin:
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """What nginx is to serve. path: of the index below its origin, without a '/' at its end; files: the other hosts on
-    which its files lie; complete: they are known."""
+    """What nginx is to serve. origin: None where there is no index, and why says so; path: of the index below its
+    origin, without a '/' at its end; files: the other hosts on which its files lie; complete: they are known."""
 
     origin: Origin | None
     path: str
     files: tuple[Origin, ...]
     folders: tuple[str, ...]
-    authorities: str
+    authorities: str = AUTHORITIES
     complete: bool = True
+    why: str = "`index: none`: there is no package index, only wheels"
 
 
 def without_password(url: str) -> str:
@@ -170,44 +174,55 @@ def read_keys(program: str) -> dict[str, object]:
     return answer
 
 
-def _remembered(cache: Path, index: str) -> list[str] | None:
-    with contextlib.suppress(OSError, ValueError):
+def _remembered(cache: Path, index: str) -> tuple[list[str], float] | None:
+    """What the index said last, and how many seconds ago."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         known = json.loads(cache.read_text())
-        if known["index"] == index and isinstance(known["files"], list):
-            return [str(url) for url in known["files"]]
+        if known["index"] == index:
+            return [str(url) for url in known["files"]], time.time() - cache.stat().st_mtime
     return None
 
 
+def _files_of(index: str, authorities: str, cache: Path | None) -> tuple[list[str], bool]:
+    """Where the files of an index lie, and whether that is sure."""
+    name = hashlib.sha256(index.encode()).hexdigest()
+    known = _remembered(cache, name) if cache else None
+    if known and 0 <= known[1] < KNOWN_SECONDS:
+        return known[0], True
+    try:
+        files = ask_index(index, authorities)
+    except (OSError, ValueError) as error:
+        print(f"{without_password(index)} does not say where its files lie: {error}; "
+              f"{'going by what it said last' if known else 'it is asked again in a while'}", file=sys.stderr)
+        return (known[0], True) if known else ([], False)
+    if cache:
+        cache.write_text(json.dumps({"index": name, "files": files}) + "\n")
+    return files, True
+
+
 def find_index(keys: dict[str, object], cache: Path | None) -> Index:
-    """Fills in what the file leaves open. cache: remembers where files lie, for when the index is away. Raises
-    ConfigError."""
+    """Fills in what the file leaves open. cache: a file that remembers where files lie, for when the index is away.
+    Raises ConfigError."""
     folders = keys.get("wheels") or []
     files = keys.get("index_files") or []
     assert isinstance(folders, list) and isinstance(files, list)
     if keys.get("index") == "none":
-        return Index(None, "", (), tuple(folders), AUTHORITIES)
+        return Index(None, "", (), tuple(folders))
     authorities = AUTHORITIES
     url = keys.get("index")
     try:
         pip = ask_pip()
         url = url or pip["index"]
         authorities = str(pip["authorities"] or AUTHORITIES)
-    except ConfigError:
+    except ConfigError as error:
         if not url:
-            raise
-    index = str(url).rstrip("/")
-    origin, complete = Origin.of(index), True
+            # Wheels are served all the same.
+            print(error, file=sys.stderr)
+            return Index(None, "", (), tuple(folders), why=str(error))
+    index, complete = str(url).rstrip("/"), True
+    origin = Origin.of(index)
     if not files:
-        name = hashlib.sha256(index.encode()).hexdigest()
-        known = _remembered(cache, name) if cache else None
-        try:
-            files = ask_index(index, authorities)
-            if cache and files != known:
-                cache.write_text(json.dumps({"index": name, "files": files}) + "\n")
-        except (OSError, ValueError) as error:
-            complete, files = False, known or []
-            print(f"{without_password(index)} does not say where its files lie: {error}; "
-                  f"{'going by what it said last' if known else 'it is asked again in a while'}", file=sys.stderr)
+        files, complete = _files_of(index, authorities, cache)
     path = urllib.parse.urlsplit(index).path
     if not re.fullmatch(r"(/[A-Za-z0-9._~%+@:-]+)*", path):
         raise ConfigError(f"'{without_password(index)}': its path has characters that none has")
@@ -235,6 +250,11 @@ def addresses() -> dict[str, list[str]]:
             for name in names:
                 found.setdefault(name, []).append(f"[{address}]" if ":" in address else address)
     return found
+
+
+def printable(text: str) -> str:
+    """A sentence as nginx can say it."""
+    return re.sub(r"[\"\\\\$\0-\x1f]", " ", text)
 
 
 def quoted(text: str) -> str:
@@ -351,7 +371,8 @@ def _links(index: Index, origins: list[Origin]) -> str:
 
 def _index_locations(index: Index) -> str:
     """The index and its files."""
-    assert index.origin is not None
+    if index.origin is None:
+        return f"location /simple/ {{ default_type text/plain; return 404 {quoted(printable(index.why))}; }}\n"
     origins = [index.origin, *index.files]
     text = f"""location /simple/ {{
 {_to(0, index.origin)}proxy_set_header Accept $listing_accept;
@@ -394,13 +415,41 @@ def configuration(index: Index, socket: str = SOCKET, directory: str = DIRECTORY
     text += SERVER.format(socket=socket, client_wheels=client_wheels)
     for number, folder in enumerate(index.folders):
         text += f"location /local/{number}/ {{ alias {quoted(folder.rstrip('/') + '/')}; autoindex on; }}\n"
-    return text + (_index_locations(index) if index.origin else "") + "}\n}\n"
+    return text + _index_locations(index) + "}\n}\n"
+
+
+def refusal(message: str, socket: str, directory: str, cache: str) -> str:
+    """A configuration that answers everything with one sentence."""
+    head = HEAD.format(directory=directory, cache=cache, authorities=quoted(AUTHORITIES), accept=ACCEPT)
+    return (f"{head}server {{\nlisten unix:{socket};\nlocation / {{ default_type text/plain; "
+            f"return 503 {quoted(printable(message))}; }}\n}}\n}}\n")
+
+
+def install(text: str, options: argparse.Namespace) -> int:
+    """Puts a configuration in its place, if it is another one than before and nginx takes it. Returns an exit code."""
+    path = Path(options.directory) / "nginx.conf"
+    if path.exists() and path.read_text() == text:
+        return 0
+    for name in ("temporary", "listings", "files"):
+        (Path(options.cache) / name).mkdir(exist_ok=True)
+    fresh = path.with_suffix(".new")
+    fresh.touch(mode=0o600)
+    fresh.write_text(text)
+    tested = subprocess.run([options.nginx, "-e", "stderr", "-t", "-q", "-c", str(fresh)], capture_output=True, text=True,
+                            env={name: value for name, value in os.environ.items() if name != "NGINX"}, check=False)
+    if tested.returncode != 0:
+        print(f"clupy-index-config: nginx refuses the configuration: {tested.stderr.strip()}", file=sys.stderr)
+        return EX_CONFIG
+    fresh.rename(path)
+    if options.reload:
+        os.kill(options.reload, signal.SIGHUP)
+    return 0
 
 
 def describe(index: Index) -> str:
     """One line for people."""
     if index.origin is None:
-        return f"no index, {len(index.folders)} folders of wheels"
+        return f"no index ({index.why}), {len(index.folders)} folders of wheels"
     files = ", ".join(origin.name for origin in index.files) or "the same host"
     return (f"{index.origin.url}{index.path}, files on {files if index.complete else f'{files} (not sure)'}, "
             f"{len(index.folders)} folders of wheels")
@@ -425,32 +474,16 @@ def main() -> int:
             index = str(pip["index"]).rstrip("/")
             print(json.dumps({**pip, "index": index, "files": ask_index(index, str(pip["authorities"] or AUTHORITIES))}))
             return 0
-        cache = Path(options.cache)
-        found = find_index(read_keys(options.keys), None if options.check else cache / "files.json")
+        found = find_index(read_keys(options.keys), None if options.check else Path(options.cache) / "files.json")
         text = configuration(found, options.socket, options.directory, options.cache, options.client_wheels)
     except (ConfigError, OSError, ValueError) as error:
         print(f"clupy-index-config: {error}", file=sys.stderr)
-        return EX_CONFIG
+        if options.check or options.reload or options.ask:
+            return EX_CONFIG
+        # At the start: those who ask are told, and a reload mends it.
+        return install(refusal(str(error), options.socket, options.directory, options.cache), options)
     print(describe(found))
-    if options.check:
-        return 0
-    path = Path(options.directory) / "nginx.conf"
-    if path.exists() and path.read_text() == text:
-        return 0
-    for name in ("temporary", "listings", "files"):
-        (cache / name).mkdir(exist_ok=True)
-    fresh = path.with_suffix(".new")
-    fresh.touch(mode=0o600)
-    fresh.write_text(text)
-    tested = subprocess.run([options.nginx, "-t", "-q", "-c", str(fresh)], capture_output=True, text=True, check=False,
-                            env={name: value for name, value in os.environ.items() if name != "NGINX"})
-    if tested.returncode != 0:
-        print(f"clupy-index-config: nginx refuses the configuration: {tested.stderr.strip()}", file=sys.stderr)
-        return EX_CONFIG
-    fresh.rename(path)
-    if options.reload:
-        os.kill(options.reload, signal.SIGHUP)
-    return 0
+    return 0 if options.check else install(text, options)
 
 
 if __name__ == "__main__":

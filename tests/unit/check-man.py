@@ -15,7 +15,8 @@ import sys
 from pathlib import Path
 
 PROGRAMS = {"clupyctl": "clupyctl.1", "clupy-masterd": "clupy-masterd.8", "clupy-agent": "clupy-agent.8",
-            "clupy-launcher": "clupy-launcher.8", "clupy-policyc": "clupy-policyc.8", "clupy-signer": "clupy-signer.8"}
+            "clupy-launcher": "clupy-launcher.8", "clupy-policyc": "clupy-policyc.8", "clupy-signer": "clupy-signer.8",
+            "clupy-index-config": "clupy-index.8"}
 CONFIGURATIONS = {"clupy.master.yaml.5": ["masterd/master-config.c"], "clupy.server.yaml.5": ["agent/server-config.c"],
                   "clupy.master.dependency.yaml.5": ["common/dependency-config.c"],
                   "clupy.client.yaml.5": ["ctl/client-config.c", "python/clupy/_config.py"]}
