@@ -54,14 +54,14 @@ def wheel(folder: Path, name: str, version: str, files: Mapping[str, str | bytes
           requires: Sequence[str] = ()) -> Path:
     """Makes a wheel: by default a package with VERSION in it. Its path tells name and version."""
     info = f"{name}-{version}.dist-info"
-    content = {path: text.encode() if isinstance(text, str) else text for path, text in
+    content = {member: text.encode() if isinstance(text, str) else text for member, text in
                (files or {f"{name}/__init__.py": f"VERSION = {version!r}\n"}).items()}
     content[f"{info}/METADATA"] = _metadata(name, version, requires).encode()
     content[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     rows = []
-    for path, data in content.items():
+    for member, data in content.items():
         digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
-        rows.append((path, f"sha256={digest}", str(len(data))))
+        rows.append((member, f"sha256={digest}", str(len(data))))
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([*rows, (f"{info}/RECORD", "", "")])
     content[f"{info}/RECORD"] = text.getvalue().encode()
