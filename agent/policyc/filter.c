@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "filter.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <linux/seccomp.h>
 #include <sched.h>
@@ -88,12 +89,14 @@ static int add_fixed_rules(scmp_filter_ctx context, const Profile *profile, Filt
         r = context_add_name(context, SCMP_ACT_ALLOW, "clone", &flags, 1);
         if (r < 0)
                 return r;
+        if (kind == FILTER_FINAL)
+                return 0;
         if (profile->default_error != ENOSYS) {
                 r = context_add_name(context, SCMP_ACT_ERRNO(ENOSYS), "clone3", NULL, 0);
                 if (r < 0)
                         return r;
         }
-        for (size_t i = 0; kind == FILTER_OUTER && floor_zygote_calls[i]; i++) {
+        for (size_t i = 0; floor_zygote_calls[i]; i++) {
                 r = context_add_name(context, SCMP_ACT_ALLOW, floor_zygote_calls[i], NULL, 0);
                 if (r < 0)
                         return r;
@@ -101,15 +104,20 @@ static int add_fixed_rules(scmp_filter_ctx context, const Profile *profile, Filt
         return 0;
 }
 
-/* Whether the fixed rules decide about that call alone. */
-static bool is_fixed(int number, FilterKind kind) {
-        if (number == seccomp_syscall_resolve_name("clone") ||
-            number == seccomp_syscall_resolve_name("clone3"))
-                return true;
-        for (size_t i = 0; kind == FILTER_OUTER && floor_zygote_calls[i]; i++)
+static bool is_zygotes_number(int number) {
+        for (size_t i = 0; floor_zygote_calls[i]; i++)
                 if (number == seccomp_syscall_resolve_name(floor_zygote_calls[i]))
                         return true;
         return false;
+}
+
+/* Whether the filter says anything about that call beside the fixed rules. The final one has a say only
+ * where the outer one is wider than the profile. */
+static bool is_profiles(int number, FilterKind kind) {
+        if (number == seccomp_syscall_resolve_name("clone") ||
+            number == seccomp_syscall_resolve_name("clone3"))
+                return false;
+        return is_zygotes_number(number) == (kind == FILTER_FINAL);
 }
 
 static int context_new(const Profile *profile, FilterKind kind, scmp_filter_ctx *ret) {
@@ -132,7 +140,7 @@ static int context_new(const Profile *profile, FilterKind kind, scmp_filter_ctx 
         if (r < 0)
                 return r;
         for (size_t i = 0; i < profile->n_rules; i++) {
-                if (is_fixed(profile->rules[i].number, kind))
+                if (!is_profiles(profile->rules[i].number, kind))
                         continue;
                 r = add_profile_rule(context, profile, &profile->rules[i], kind);
                 if (r < 0)
@@ -145,12 +153,13 @@ static int context_new(const Profile *profile, FilterKind kind, scmp_filter_ctx 
         return 0;
 }
 
-/* libseccomp has one default action, and ours differs between calls it knows and numbers it does not. So
- * instructions of our own go in front of its program: "this machine's table, and a number in one of these
- * gaps: ENOSYS". Returns the number of instructions. */
-enum { PRELUDE_MAX = 4 + 3 * PROFILE_SYSCALL_MAX / 2 };
+/* Instructions of our own go in front of libseccomp's program, which is where a jump behind their end leads.
+ *
+ * Outer: libseccomp has one default action, and ours differs between calls it knows and numbers it does not.
+ * So "this machine's table, and a number in one of these gaps: ENOSYS". */
+enum { PRELUDE_MAX = 4 + 3 * PROFILE_SYSCALL_MAX / 2, ZYGOTE_CALLS_MAX = 64 };
 
-static size_t prelude_build(struct sock_filter *out) {
+static size_t outer_prelude(struct sock_filter *out) {
         size_t n = 4;
         int gap = -1;
 
@@ -182,6 +191,40 @@ static size_t prelude_build(struct sock_filter *out) {
         return n;
 }
 
+/* Final: "this machine's table, and none of these calls: allowed", for the outer filter has decided about
+ * them and the strictest answer counts. */
+static size_t final_prelude(struct sock_filter *out) {
+        uint32_t numbers[ZYGOTE_CALLS_MAX];
+        size_t n_numbers = 0, n = 0;
+
+        numbers[n_numbers++] = (uint32_t) seccomp_syscall_resolve_name("clone");
+        for (size_t i = 0; floor_zygote_calls[i]; i++) {
+                int number = seccomp_syscall_resolve_name(floor_zygote_calls[i]);
+
+                assert(n_numbers < ZYGOTE_CALLS_MAX);
+                if (number >= 0)
+                        numbers[n_numbers++] = (uint32_t) number;
+        }
+
+        const size_t end = n_numbers + 5; /* a jump over n instructions comes to the one n + 1 further */
+        out[n++] =
+                (struct sock_filter) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch));
+        out[n] = (struct sock_filter) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, seccomp_arch_native(), 0,
+                                               (uint8_t) (end - n - 1));
+        n++;
+        out[n++] =
+                (struct sock_filter) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr));
+        out[n] = (struct sock_filter) BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, NUMBER_LAST,
+                                               (uint8_t) (end - n - 1), 0);
+        n++;
+        for (size_t i = 0; i < n_numbers; i++, n++)
+                out[n] = (struct sock_filter) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, numbers[i],
+                                                       (uint8_t) (end - n - 1), 0);
+        out[n++] = (struct sock_filter) BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+        assert(n == end);
+        return n;
+}
+
 int filter_compile(const Profile *profile, FilterKind kind, struct sock_filter **ret, size_t *ret_n) {
         _cleanup_(context_freep) scmp_filter_ctx context = NULL;
         _cleanup_(close_fdp) int fd = -EBADF;
@@ -207,7 +250,7 @@ int filter_compile(const Profile *profile, FilterKind kind, struct sock_filter *
         instructions = newn0(struct sock_filter, PRELUDE_MAX + n);
         if (!instructions)
                 return -ENOMEM;
-        n_prelude = prelude_build(instructions);
+        n_prelude = kind == FILTER_OUTER ? outer_prelude(instructions) : final_prelude(instructions);
         got = pread(fd, instructions + n_prelude, (size_t) size, 0);
         if (got != size)
                 return got < 0 ? -errno : -EIO;

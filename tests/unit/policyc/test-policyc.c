@@ -62,14 +62,36 @@ static uint32_t ask(const Filters *f, FilterKind kind, const char *name, uint64_
         return ask_number(f, kind, seccomp_arch_native(), number, a0, a1, a2, a3);
 }
 
+/* What a task gets: the kernel asks its filters from the youngest to the oldest, and the strictest answer
+ * counts, among equals the first. */
+static uint32_t ask_task_number(const Filters *f, uint32_t arch, int number, uint64_t a0, uint64_t a1,
+                                uint64_t a2, uint64_t a3) {
+        uint32_t final = ask_number(f, FILTER_FINAL, arch, number, a0, a1, a2, a3);
+        uint32_t outer = ask_number(f, FILTER_OUTER, arch, number, a0, a1, a2, a3);
+
+        return (int32_t) (outer & SECCOMP_RET_ACTION_FULL) < (int32_t) (final & SECCOMP_RET_ACTION_FULL)
+                       ? outer
+                       : final;
+}
+
+static uint32_t ask_task(const Filters *f, const char *name, uint64_t a0, uint64_t a1, uint64_t a2,
+                         uint64_t a3) {
+        int number = seccomp_syscall_resolve_name(name);
+
+        if (number < 0)
+                fail_msg("%s", name);
+        return ask_task_number(f, seccomp_arch_native(), number, a0, a1, a2, a3);
+}
+
 #define ALLOWED SECCOMP_RET_ALLOW
 #define REFUSED (SECCOMP_RET_ERRNO | EPERM)
 #define UNKNOWN (SECCOMP_RET_ERRNO | ENOSYS)
+#define WATCHED SECCOMP_RET_USER_NOTIF
 
 static void test_default_names(void **state) {
         static const struct {
                 const char *name;
-                uint32_t outer, final;
+                uint32_t outer, task;
         } cases[] = {
                 { "read", ALLOWED, ALLOWED },
                 { "mmap", ALLOWED, ALLOWED },
@@ -88,10 +110,10 @@ static void test_default_names(void **state) {
                 { "io_uring_setup", REFUSED, REFUSED },
                 { "personality", REFUSED, REFUSED },
                 { "clock_settime", REFUSED, REFUSED },
-                { "bpf", SECCOMP_RET_USER_NOTIF, ALLOWED },
-                { "keyctl", SECCOMP_RET_USER_NOTIF, ALLOWED },
-                { "userfaultfd", SECCOMP_RET_USER_NOTIF, ALLOWED },
-                { "perf_event_open", SECCOMP_RET_USER_NOTIF, ALLOWED },
+                { "bpf", WATCHED, WATCHED },
+                { "keyctl", WATCHED, WATCHED },
+                { "userfaultfd", WATCHED, WATCHED },
+                { "perf_event_open", WATCHED, WATCHED },
                 { "clone3", UNKNOWN, UNKNOWN },
                 { "openat2", UNKNOWN, UNKNOWN },
         };
@@ -101,8 +123,8 @@ static void test_default_names(void **state) {
         for (size_t i = 0; i < ELEMENTSOF(cases); i++) {
                 if (ask(&f, FILTER_OUTER, cases[i].name, 0, 0, 0, 0) != cases[i].outer)
                         fail_msg("outer %s", cases[i].name);
-                if (ask(&f, FILTER_FINAL, cases[i].name, 0, 0, 0, 0) != cases[i].final)
-                        fail_msg("final %s", cases[i].name);
+                if (ask_task(&f, cases[i].name, 0, 0, 0, 0) != cases[i].task)
+                        fail_msg("task %s", cases[i].name);
         }
 }
 
@@ -110,7 +132,7 @@ static void test_default_arguments(void **state) {
         static const struct {
                 const char *name;
                 uint64_t arguments[4];
-                uint32_t outer, final;
+                uint32_t outer, task;
         } cases[] = {
                 { "clone", { SIGCHLD }, ALLOWED, ALLOWED },
                 { "clone", { CLONE_VM | CLONE_THREAD | CLONE_SIGHAND | CLONE_FS }, ALLOWED, ALLOWED },
@@ -159,12 +181,126 @@ static void test_default_arguments(void **state) {
 
                 if (ask(&f, FILTER_OUTER, cases[i].name, a[0], a[1], a[2], a[3]) != cases[i].outer)
                         fail_msg("outer %s, case %zu", cases[i].name, i);
-                if (ask(&f, FILTER_FINAL, cases[i].name, a[0], a[1], a[2], a[3]) != cases[i].final)
-                        fail_msg("final %s, case %zu", cases[i].name, i);
+                if (ask_task(&f, cases[i].name, a[0], a[1], a[2], a[3]) != cases[i].task)
+                        fail_msg("task %s, case %zu", cases[i].name, i);
         }
 }
 
-/* The whole table: what the profile names and nothing else; unknown numbers; other tables. */
+static bool holds(const Condition *c, const uint64_t *arguments) {
+        const uint64_t argument = arguments[c->argument];
+
+        switch (c->op) {
+        case CONDITION_NE:
+                return argument != c->value;
+        case CONDITION_LT:
+                return argument < c->value;
+        case CONDITION_LE:
+                return argument <= c->value;
+        case CONDITION_EQ:
+                return argument == c->value;
+        case CONDITION_GE:
+                return argument >= c->value;
+        case CONDITION_GT:
+                return argument > c->value;
+        case CONDITION_MASKED_EQ:
+                return (argument & c->value) == c->value_two;
+        default:
+                fail_msg("%d", (int) c->op);
+                return false;
+        }
+}
+
+/* What the profile says, and what holds whatever it says, read from it and not from a program. */
+static uint32_t expected_answer(const Profile *profile, int number, const char *name,
+                                const uint64_t *arguments) {
+        static const uint64_t namespaces = CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC |
+                                           CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET;
+        const uint32_t refused = SECCOMP_RET_ERRNO | profile->default_error;
+
+        if (!name || streq(name, "clone3"))
+                return UNKNOWN;
+        if (streq(name, "clone"))
+                return arguments[0] & (namespaces | CLONE_PARENT) ? refused : ALLOWED;
+        for (size_t i = 0; i < profile->n_rules; i++) {
+                const Rule *rule = &profile->rules[i];
+                bool all = rule->number == number;
+
+                for (size_t j = 0; j < rule->n_conditions && all; j++)
+                        all = holds(&rule->conditions[j], arguments);
+                if (all)
+                        return rule->action == RULE_ALLOW   ? ALLOWED
+                               : rule->action == RULE_ERRNO ? SECCOMP_RET_ERRNO | rule->error
+                                                            : WATCHED;
+        }
+        return refused;
+}
+
+static void assert_answer(const Filters *f, const Profile *profile, int number, const char *name,
+                          const uint64_t *a) {
+        uint32_t expected = expected_answer(profile, number, name, a);
+        uint32_t answer = ask_task_number(f, seccomp_arch_native(), number, a[0], a[1], a[2], a[3]);
+
+        if (answer != expected)
+                fail_msg("%d %s(%#jx, %#jx, %#jx, %#jx): %#x, not %#x", number, name ? name : "(unknown)",
+                         (uintmax_t) a[0], (uintmax_t) a[1], (uintmax_t) a[2], (uintmax_t) a[3], answer,
+                         expected);
+}
+
+/* Around what the conditions of a call compare with, in each argument and in pairs of them. */
+static void assert_answers(const Filters *f, const Profile *profile, int number, const char *name) {
+        uint64_t values[256] = { 0, 1, UINT32_MAX, UINT64_C(1) << 32, UINT64_MAX, CLONE_PARENT, SIGCHLD };
+        size_t n = 7;
+
+        for (size_t i = 0; i < profile->n_rules; i++)
+                for (size_t j = 0; profile->rules[i].number == number && j < profile->rules[i].n_conditions;
+                     j++) {
+                        const Condition *c = &profile->rules[i].conditions[j];
+                        const uint64_t near[] = { c->value,     c->value - 1,     c->value + 1,
+                                                  c->value_two, c->value_two - 1, c->value_two + 1,
+                                                  ~c->value };
+
+                        assert_true(c->argument < 4);
+                        for (size_t k = 0; k < ELEMENTSOF(near) && n < ELEMENTSOF(values); k++)
+                                values[n++] = near[k];
+                }
+        for (unsigned bit = 0; name && streq(name, "clone") && bit < 64; bit++)
+                values[n++] = UINT64_C(1) << bit;
+        for (unsigned first = 0; first < 4; first++)
+                for (unsigned second = first; second < 4; second++)
+                        for (size_t i = 0; i < n; i++)
+                                for (size_t j = 0; j < n; j++) {
+                                        uint64_t arguments[4] = { 0 };
+
+                                        arguments[first] = values[i];
+                                        arguments[second] = values[j];
+                                        assert_answer(f, profile, number, name, arguments);
+                                }
+}
+
+/* The whole table: both filters together are the profile, for every call and whatever it compares; unknown
+ * numbers; other tables. */
+static void assert_is_profile(const Filters *f, const Profile *profile) {
+        static const int numbers[] = { PROFILE_SYSCALL_MAX, 100000, 0x3fffffff };
+
+        for (int number = 0; number < PROFILE_SYSCALL_MAX; number++) {
+                _cleanup_(freep) char *name = seccomp_syscall_resolve_num_arch(SCMP_ARCH_NATIVE, number);
+
+                assert_answers(f, profile, number, name);
+        }
+        for (size_t i = 0; i < ELEMENTSOF(numbers); i++)
+                assert_answers(f, profile, numbers[i], NULL);
+        for (FilterKind kind = 0; kind < _FILTER_KIND_MAX; kind++) {
+                assert_int_equal(ask_number(f, kind, AUDIT_ARCH_I386, 3, 0, 0, 0, 0),
+                                 SECCOMP_RET_KILL_PROCESS);
+                assert_int_equal(ask_number(f, kind, AUDIT_ARCH_I386, 999, 0, 0, 0, 0),
+                                 SECCOMP_RET_KILL_PROCESS);
+#ifdef __x86_64__
+                assert_int_equal(ask_number(f, kind, AUDIT_ARCH_X86_64, 0x40000000 | 1, 0, 0, 0, 0),
+                                 SECCOMP_RET_KILL_PROCESS);
+#endif
+        }
+}
+
 static void test_default_table(void **state) {
         _cleanup_(profile_freep) Profile *profile = NULL;
         _cleanup_(filters_done) Filters f = { 0 };
@@ -172,34 +308,8 @@ static void test_default_table(void **state) {
 
         filters_of_default(&f);
         assert_int_equal(profile_load(default_path, &profile, &message), 0);
-        for (int number = 0; number < PROFILE_SYSCALL_MAX; number++) {
-                _cleanup_(freep) char *name = seccomp_syscall_resolve_num_arch(SCMP_ARCH_NATIVE, number);
-                const Rule *rule = profile_find(profile, number);
-                uint32_t answer = ask_number(&f, FILTER_FINAL, seccomp_arch_native(), number, 0, 0, 0, 0);
-                uint32_t expected = !name                        ? UNKNOWN
-                                    : !rule                      ? REFUSED
-                                    : rule->action == RULE_ERRNO ? SECCOMP_RET_ERRNO | rule->error
-                                                                 : ALLOWED;
-
-                if (rule && rule->n_conditions > 0)
-                        continue;
-                if (name && streq(name, "clone3"))
-                        expected = UNKNOWN;
-                if (answer != expected)
-                        fail_msg("%d %s: %#x, not %#x", number, name ? name : "(unknown)", answer, expected);
-        }
-        assert_int_equal(ask_number(&f, FILTER_FINAL, seccomp_arch_native(), 0x3fffffff, 0, 0, 0, 0),
-                         UNKNOWN);
-        for (FilterKind kind = 0; kind < _FILTER_KIND_MAX; kind++) {
-                assert_int_equal(ask_number(&f, kind, AUDIT_ARCH_I386, 3, 0, 0, 0, 0),
-                                 SECCOMP_RET_KILL_PROCESS);
-                assert_int_equal(ask_number(&f, kind, AUDIT_ARCH_I386, 999, 0, 0, 0, 0),
-                                 SECCOMP_RET_KILL_PROCESS);
-#ifdef __x86_64__
-                assert_int_equal(ask_number(&f, kind, AUDIT_ARCH_X86_64, 0x40000000 | 1, 0, 0, 0, 0),
-                                 SECCOMP_RET_KILL_PROCESS);
-#endif
-        }
+        assert_is_profile(&f, profile);
+        assert_true(f.n[FILTER_FINAL] < 100); /* the kernel compiles it for each task */
 }
 
 /* A small profile with all that a task needs, and one more entry. */
@@ -376,13 +486,45 @@ static void test_small_profile(void **state) {
         assert_string_equal(profile->unknown[0], "no_such_call");
         for (FilterKind kind = 0; kind < _FILTER_KIND_MAX; kind++)
                 assert_int_equal(filter_compile(profile, kind, &f.code[kind], &f.n[kind]), 0);
-        assert_int_equal(ask(&f, FILTER_FINAL, "sync", 0, 0, 0, 0), ALLOWED);
-        assert_int_equal(ask(&f, FILTER_OUTER, "acct", 0, 0, 0, 0), SECCOMP_RET_USER_NOTIF);
+        assert_int_equal(ask_task(&f, "sync", 0, 0, 0, 0), ALLOWED);
+        assert_int_equal(ask_task(&f, "acct", 0, 0, 0, 0), WATCHED);
         assert_int_equal(ask(&f, FILTER_FINAL, "acct", 0, 0, 0, 0), ALLOWED);
-        assert_int_equal(ask(&f, FILTER_FINAL, "setpriority", 0, 0, 0, 0), SECCOMP_RET_ERRNO | EACCES);
-        assert_int_equal(ask(&f, FILTER_FINAL, "mount", 0, 0, 0, 0), REFUSED);
-        assert_int_equal(ask(&f, FILTER_FINAL, "clone3", 0, 0, 0, 0), UNKNOWN);
-        assert_int_equal(ask(&f, FILTER_FINAL, "socket", 1, 1, 0, 0), REFUSED);
+        assert_int_equal(ask_task(&f, "setpriority", 0, 0, 0, 0), SECCOMP_RET_ERRNO | EACCES);
+        assert_int_equal(ask_task(&f, "mount", 0, 0, 0, 0), REFUSED);
+        assert_int_equal(ask_task(&f, "clone3", 0, 0, 0, 0), UNKNOWN);
+        assert_int_equal(ask_task(&f, "socket", 1, 1, 0, 0), REFUSED);
+        assert_is_profile(&f, profile);
+}
+
+/* What a profile says of the calls that the zygote needs holds for its tasks. */
+static void test_zygotes_calls(void **state) {
+        static const char *const heads[] = { "", "\"defaultErrnoRet\":13,", "\"defaultErrnoRet\":38," };
+        static const char entries[] =
+                "{\"names\":[\"setuid\",\"setfsgid\"],\"action\":\"SCMP_ACT_ALLOW\"},"
+                "{\"names\":[\"setgroups\"],\"action\":\"SCMP_ACT_ERRNO\",\"errnoRet\":22},"
+                "{\"names\":[\"setresuid\"],\"action\":\"SCMP_ACT_ALLOW\",\"args\":[{\"index\":0,\"value\":"
+                "5,"
+                "\"op\":\"SCMP_CMP_EQ\"},{\"index\":1,\"value\":7,\"op\":\"SCMP_CMP_LE\"}]},"
+                "{\"names\":[\"setresuid\"],\"action\":\"SCMP_ACT_ALLOW\",\"args\":[{\"index\":2,\"value\":"
+                "12,"
+                "\"valueTwo\":8,\"op\":\"SCMP_CMP_MASKED_EQ\"}]},"
+                "{\"names\":[\"setregid\"],\"action\":\"SCMP_ACT_ERRNO\",\"errnoRet\":2,\"args\":[{"
+                "\"index\":0,"
+                "\"value\":1,\"op\":\"SCMP_CMP_GE\"}]}";
+
+        for (size_t i = 0; i < ELEMENTSOF(heads); i++) {
+                _cleanup_(freep) char *plain = profile_text(entries), *text = NULL, *message = NULL;
+                _cleanup_(profile_freep) Profile *profile = NULL;
+                _cleanup_(filters_done) Filters f = { 0 };
+
+                text = strformat("{%s%s", heads[i], plain + 1);
+                if (profile_parse("test", "f.json", text, strlen(text), &profile, &message) < 0)
+                        fail_msg("%s", strempty(message));
+                for (FilterKind kind = 0; kind < _FILTER_KIND_MAX; kind++)
+                        assert_int_equal(filter_compile(profile, kind, &f.code[kind], &f.n[kind]), 0);
+                assert_int_equal(ask(&f, FILTER_OUTER, "setgroups", 0, 0, 0, 0), ALLOWED);
+                assert_is_profile(&f, profile);
+        }
 }
 
 static void test_names(void **state) {
@@ -401,7 +543,7 @@ static void test_names(void **state) {
         }
 }
 
-/* The kernel takes the filter and does what the machine above said. */
+/* The kernel takes the filters and does what the machine above said. */
 static void test_kernel(void **state) {
         _cleanup_(filters_done) Filters f = { 0 };
         int status;
@@ -411,12 +553,15 @@ static void test_kernel(void **state) {
         pid = fork();
         assert_true(pid >= 0);
         if (pid == 0) {
-                struct sock_fprog program = { .len = (unsigned short) f.n[FILTER_FINAL],
-                                              .filter = f.code[FILTER_FINAL] };
-
-                if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
-                    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0)
+                if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
                         _exit(1);
+                for (FilterKind kind = 0; kind < _FILTER_KIND_MAX; kind++) {
+                        struct sock_fprog program = { .len = (unsigned short) f.n[kind],
+                                                      .filter = f.code[kind] };
+
+                        if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0)
+                                _exit(1);
+                }
                 if (getpid() <= 0)
                         _exit(2);
                 if (syscall(SYS_unshare, CLONE_NEWUSER) != -1 || errno != EPERM)
@@ -547,8 +692,9 @@ int main(int argc, char *argv[]) {
                 cmocka_unit_test(test_default_names), cmocka_unit_test(test_default_arguments),
                 cmocka_unit_test(test_default_table), cmocka_unit_test(test_bad_profiles),
                 cmocka_unit_test(test_floor),         cmocka_unit_test(test_small_profile),
-                cmocka_unit_test(test_names),         cmocka_unit_test(test_kernel),
-                cmocka_unit_test(test_ids),           cmocka_unit_test(test_program),
+                cmocka_unit_test(test_names),         cmocka_unit_test(test_zygotes_calls),
+                cmocka_unit_test(test_kernel),        cmocka_unit_test(test_ids),
+                cmocka_unit_test(test_program),
         };
 
         if (argc != 3) {
