@@ -251,6 +251,10 @@ static int start_message(ScopeBus *bus, const ScopeSpec *spec, sd_bus_message **
         if (r >= 0)
                 r = sd_bus_message_append(m, "(sv)(sv)(sv)", "Description", "s", spec->description, "Slice",
                                           "s", spec->slice, "CollectMode", "s", "inactive-or-failed");
+        /* Only "not beside shutdown.target", each time a message with all that is so. The launcher has it
+         * too, and nothing of its scopes outlives it. */
+        if (r >= 0)
+                r = sd_bus_message_append(m, "(sv)", "DefaultDependencies", "b", false);
         if (r >= 0)
                 r = append_pids(m, spec->pids, spec->n_pids);
         if (r >= 0)
