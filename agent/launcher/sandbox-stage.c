@@ -153,6 +153,8 @@ _noreturn_ static void become_zygote(const StageRequest *request, int anchor, in
         char *const variables[] = {
                 (char *) "PATH=/usr/local/bin:/usr/bin:/bin", (char *) "LC_ALL=C.UTF-8",
                 (char *) "HOME=/tmp",
+                /* Looked up once, and not by each child in pages that it has to copy. Not passed on. */
+                (char *) "LD_BIND_NOW=1",
                 /* Threads that a library starts on import would not be in a forked child. */
                 (char *) "OMP_NUM_THREADS=1", (char *) "OPENBLAS_NUM_THREADS=1",
                 (char *) "MKL_NUM_THREADS=1", (char *) "NUMEXPR_NUM_THREADS=1", environment, NULL

@@ -114,6 +114,7 @@ int main(void) {
         const ZygoteReply ready = { .op = ZYGOTE_READY };
         struct pollfd launcher = { .fd = ZYGOTE_CONTROL_FD };
 
+        (void) unsetenv("LD_BIND_NOW"); /* was for this process alone */
         /* What really guards is the anchor: when that ends, all do. */
         if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || poll(&launcher, 1, 0) < 0 ||
             (launcher.revents & (POLLNVAL | POLLHUP | POLLERR)))

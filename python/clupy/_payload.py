@@ -10,17 +10,19 @@ from writable memory is writable.
 from __future__ import annotations
 
 import io
-import mmap
 import os
 import pickle
 import re
 import struct
 import sys
-from typing import Any, Callable, Iterable, List, Optional, Sequence, Union
+from typing import TYPE_CHECKING, Any, Callable, Iterable, List, Optional, Sequence, Union
 
 import cloudpickle  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
-Buffer = Union[bytes, bytearray, memoryview, mmap.mmap]
+if TYPE_CHECKING:
+    import mmap  # few tasks need it, and each library is a handful of mappings that every task's fork copies
+
+Buffer = Union[bytes, bytearray, memoryview, "mmap.mmap"]
 
 MAGIC = b"CPB1"
 ALIGNMENT = 64
@@ -152,6 +154,8 @@ def read(fd: int) -> Buffer:
     Raises OSError."""
     size = os.fstat(fd).st_size
     if size >= _MAP_MIN:
+        import mmap
+
         return mmap.mmap(fd, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
     content = bytearray(size)
     view = memoryview(content)

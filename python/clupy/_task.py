@@ -62,6 +62,11 @@ _THREAD_VARIABLES = (
     "RAYON_NUM_THREADS", "LOKY_MAX_CPU_COUNT",
 )
 
+_PRACTICE = 16  # rounds
+# Of CPython's allocator (Objects/obmalloc.c), in bytes.
+_BLOCK, _BLOCK_MAX, _POOL, _POOL_HEAD = 16, 512, 16 << 10, 48
+_FILL_MAX = 256 << 10  # bytes for each size, where the allocator is another one
+_kept: List[object] = []
 _rehearsal: List[bytes] = []  # a function and its arguments, as a client would send them
 _REHEARSAL = {"task": "0" * 32, "attempt": 0, "job": "0" * 32, "node": "", "owner": "", "unit": "", "cpus": 1}
 _prepared_process = 0  # the process that _process_prepare() was done in
@@ -78,11 +83,37 @@ def prepare() -> None:
     # A lambda travels by value, as most functions of users do.
     _rehearsal[:] = [_payload.dumps(lambda a, b: {str(i): a * b for i in range(8)}),
                      _join(_payload.encode(((1,), {"b": 2.0}, {"retry_on": ()})))]
+    _practise()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()  # else each task would print it again
     gc.collect()
+    _fill_pools()
     gc.freeze()  # a collection in a child would touch, and thus copy, every object of the zygote
+
+
+def _practise() -> None:
+    """The rehearsal, in the zygote and often enough that Python has specialised the code on the way of a call and has
+    filled its caches: each of these writes would be a page copied in every child."""
+    global _prepared_process
+    _prepared_process = os.getpid()  # what belongs to a task's own process is not done
+    for _ in range(_PRACTICE):
+        rehearse()
+    _prepared_process = 0
+
+
+def _fill_pools() -> None:
+    """Takes all free places in the memory that Python has for small objects, so that a child's objects lie side by side
+    in pages of their own. Else they lie wherever something was freed, and each is two pages to copy."""
+    for size in range(_BLOCK, _BLOCK_MAX + 1, _BLOCK):
+        former = 0
+        for _ in range(_FILL_MAX // size):
+            block = object() if size == 16 else float(size) if size == 32 else bytes(size - bytes.__basicsize__)
+            _kept.append(block)
+            # In a new pool they come one after the other, from its head on.
+            if id(block) - former == size and former % _POOL == _POOL_HEAD:
+                break
+            former = id(block)
 
 
 def _streams_prepare() -> None:

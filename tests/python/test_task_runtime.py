@@ -429,3 +429,45 @@ def test_want_of_room(function: Any, arguments: Any, kind: Any, place: Any) -> N
 def test_want_of_room_is_run_again_for() -> None:
     assert run(_no_room, "/tmp/x", retry_on=(OSError,)).retry == 1
     assert run(_no_room, "/tmp/x").retry == 0
+
+
+def test_practice_leaves_a_zygote_as_it_was() -> None:
+    def seen() -> Tuple[int, Any, Any, bool]:
+        return _task._prepared_process, signal.getsignal(signal.SIGXFSZ), _current.current(), bool(_task._kept)
+
+    answer, answer_child = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+            registered = []
+            os.register_at_fork = lambda **hooks: registered.append(hooks)
+            before = len(os.listdir("/proc/self/fd"))
+            _task.prepare()
+            same = len(os.listdir("/proc/self/fd")) == before
+            os.write(answer_child, repr((seen() == (0, signal.SIG_DFL, None, True), same, registered)).encode())
+        finally:
+            os._exit(0)
+    os.close(answer_child)
+    os.waitpid(pid, 0)
+    assert os.read(answer, 4096).decode() == "(True, True, [])"
+    os.close(answer)
+
+
+def test_what_a_child_makes_lies_side_by_side() -> None:
+    def distances() -> int:
+        made = [[bytes(size - bytes.__basicsize__) for _ in range(2)] for size in range(48, 513, 16)]
+        return sum(id(second) - id(first) == sys.getsizeof(first) + -sys.getsizeof(first) % 16 for first, second in made)
+
+    answer, answer_child = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _task.prepare()
+            os.write(answer_child, str(distances()).encode())
+        finally:
+            os._exit(0)
+    os.close(answer_child)
+    os.waitpid(pid, 0)
+    assert int(os.read(answer, 64)) >= 25  # of 30 sizes
+    os.close(answer)
