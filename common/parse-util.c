@@ -420,6 +420,19 @@ bool name_is_valid(const char *s, size_t max) {
         return size > 0;
 }
 
+bool python_series_is_valid(const char *s) {
+        size_t major = strspn(s, "0123456789");
+        size_t minor = s[major] == '.' ? strspn(s + major + 1, "0123456789") : 0;
+
+        return major > 0 && major <= 3 && minor > 0 && minor <= 3 && s[major + 1 + minor] == '\0';
+}
+
+bool environment_name_is_valid(const char *s) {
+        const char *series = s ? startswith(s, "python-") ?: startswith(s, "system-") : NULL;
+
+        return series ? python_series_is_valid(series) : name_is_valid(s, 63);
+}
+
 bool node_name_is_valid(const char *s) {
         size_t size = 0;
         char before = '.';

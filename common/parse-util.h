@@ -55,6 +55,10 @@ char *format_duration(uint64_t usec, char buffer[static FORMAT_SIZE]);
 
 /* [a-z0-9-]{1,max}: policies, services. */
 bool name_is_valid(const char *s, size_t max);
+/* "3.11": at most 7 bytes. */
+bool python_series_is_valid(const char *s);
+/* An environment's: [a-z0-9-]{1,63}, or that of a Python, "python-3.11", "system-3.11". */
+bool environment_name_is_valid(const char *s);
 /* A host name: labels of letters, digits, '-', '_' joined by '.', 1 … 64 bytes. */
 bool node_name_is_valid(const char *s);
 /* Printable UTF-8 without control characters and '/', 1 … 64 bytes, not "." or "..". */

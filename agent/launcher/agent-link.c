@@ -15,6 +15,7 @@
 
 #include "attempt.h"
 #include "cgroup.h"
+#include "environment.h"
 #include "fd-util.h"
 #include "lease.h"
 #include "log.h"
@@ -174,16 +175,17 @@ static void start(AgentLink *link, const LauncherRequest *request, int *fds) {
 static void set_pool(AgentLink *link, const LauncherRequest *request) {
         const LauncherKey *key = &request->pool.key;
         Zygote *zygote = zygote_find(link->manager, key);
+        const char *why = "No pair can wait warm for this key.";
         int r = 0;
 
         if (!zygote && request->pool.count == 0)
                 return;
-        if (!streq(key->environment, "default"))
-                r = -ENOENT;
-        else if (!zygote)
+        if (!zygote)
+                r = environment_check(key, &why);
+        if (r >= 0 && !zygote)
                 r = zygote_get(link->manager, key, &zygote);
         if (r < 0) {
-                refuse(link, request, r, "No pair can wait warm for this key.");
+                refuse(link, request, r, why);
                 return;
         }
         zygote->pool_target = request->pool.count;

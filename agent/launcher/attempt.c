@@ -10,6 +10,7 @@
 #include "agent-link.h"
 #include "attempt-end.h"
 #include "disk.h"
+#include "environment.h"
 #include "fd-util.h"
 #include "id.h"
 #include "log.h"
@@ -402,10 +403,9 @@ int attempt_start(Manager *manager, const LauncherRequest *request, int fds[stat
                 *ret_why = "The table of attempts is full.";
                 return -ENOSPC;
         }
-        if (!streq(request->start.key.environment, "default")) {
-                *ret_why = "The environment is not on this node.";
-                return -ENOENT;
-        }
+        r = environment_check(&request->start.key, ret_why);
+        if (r < 0)
+                return r;
         for (int i = 0; i < 2; i++)
                 if ((fcntl(fds[i], F_GET_SEALS) & seals) != seals) {
                         *ret_why = "Code and arguments must be sealed memory.";

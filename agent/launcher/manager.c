@@ -17,10 +17,12 @@
 #include "agent-link.h"
 #include "attempt.h"
 #include "cgroup.h"
+#include "environment.h"
 #include "fd-util.h"
 #include "id.h"
 #include "log.h"
 #include "pair.h"
+#include "sandbox-protocol.h"
 #include "settings.h"
 #include "spawner.h"
 #include "sweep.h"
@@ -210,6 +212,9 @@ int manager_start(Manager *manager, const UpgradeState *state, Daemon *daemon) {
         r = cgroup_prepare();
         if (r < 0)
                 return log_error_errno(r, "Cannot make cgroups");
+        r = environments_prepare();
+        if (r < 0)
+                log_error_errno(r, "Cannot use %s, no environment can be built", STATE_FOLDER);
         r = spawner_attach(manager->spawner);
         if (r < 0)
                 return log_error_errno(r, "Cannot watch clupy-sandbox");

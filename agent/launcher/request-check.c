@@ -31,7 +31,7 @@ static const char *key_check(const LauncherKey *key) {
         if (!text_is_padded(key->owner, sizeof(key->owner)) || !owner_name_is_valid(key->owner))
                 return "The owner's name is not valid.";
         if (!text_is_padded(key->environment, sizeof(key->environment)) ||
-            !name_is_valid(key->environment, ENVIRONMENT_NAME_MAX - 1))
+            !environment_name_is_valid(key->environment))
                 return "The environment's name is not valid.";
         if (!text_is_padded(key->policy, sizeof(key->policy)) ||
             !name_is_valid(key->policy, POLICY_NAME_MAX - 1))

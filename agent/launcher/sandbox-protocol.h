@@ -11,6 +11,9 @@
 
 #include <stdint.h>
 
+#define STATE_FOLDER "/var/lib/clupy"
+#define BUILDING_FOLDER STATE_FOLDER "/building" /* beside ENVIRONMENT_FOLDER, in the same file system */
+
 #define SANDBOX_CONTROL_FD 3 /* of spawner and stage */
 
 /* In place of a slot, and without a socket: the spawner is to execute its program again, which may be a
@@ -47,6 +50,7 @@ typedef struct StageRequest {
         uint32_t flags;
         uint32_t reserved;
         char environment[64];
+        char python[16]; /* series */
 } StageRequest;
 
 typedef enum StageOp {

@@ -15,8 +15,9 @@
 #include <unistd.h>
 
 #include "bpf-list.h"
-#include "build-config.h"
+#include "environment-name.h"
 #include "fd-util.h"
+#include "python-list.h"
 #include "sandbox-switch.h"
 #include "sandbox.h"
 #include "text-file.h"
@@ -147,9 +148,9 @@ static void install_filters(int outer) {
 }
 
 _noreturn_ static void become_zygote(const StageRequest *request, int anchor, int *fds) {
-        static const char program[] = CLUPY_PROGRAM_DIR "/clupy-zygote";
-        char environment[96];
-        char *const arguments[] = { (char *) "clupy-zygote", NULL };
+        const Python *python = python_find(request->python);
+        char environment[96], interpreter[192];
+        char *const arguments[] = { (char *) "clupy-zygote", interpreter, NULL };
         char *const variables[] = {
                 (char *) "PATH=/usr/local/bin:/usr/bin:/bin", (char *) "LC_ALL=C.UTF-8",
                 (char *) "HOME=/tmp",
@@ -161,6 +162,10 @@ _noreturn_ static void become_zygote(const StageRequest *request, int anchor, in
         };
         int kept[] = { fds[STAGE_FD_ZYGOTE], fds[STAGE_FD_FINAL] };
 
+        check(python ? environment_interpreter(request->environment, python, interpreter,
+                                               sizeof(interpreter))
+                     : -ENOENT,
+              "Python");
         (void) snprintf(environment, sizeof(environment), "CLUPY_ENVIRONMENT=%s", request->environment);
         /* The daemon's -900 is inherited: of all in the scope this one is to be taken. */
         check(text_file_write("300", "/proc/self/oom_score_adj"), "oom_score_adj");
@@ -174,8 +179,26 @@ _noreturn_ static void become_zygote(const StageRequest *request, int anchor, in
         install_filters(fds[STAGE_FD_OUTER]);
         if (chdir("/tmp") < 0 || fds_arrange(ZYGOTE_CONTROL_FD, kept, ELEMENTSOF(kept)) < 0)
                 _exit(EXIT_FAILURE);
-        (void) execve(program, arguments, variables);
+        (void) execve(python->zygote, arguments, variables);
         _exit(127);
+}
+
+/* The standard library of its Python and its packages, where they are not below /usr. */
+static int make_view(const StageRequest *request, const char **ret_what) {
+        const Python *python = python_find(request->python);
+        char folder[sizeof(ENVIRONMENT_FOLDER) + sizeof(request->environment)], series[PYTHON_NAME_MAX];
+        EnvironmentKind kind;
+        int r = environment_name_parse(request->environment, &kind, series);
+
+        *ret_what = "environment";
+        if (r < 0 || !python)
+                return r < 0 ? r : -ENOENT;
+        (void) snprintf(folder, sizeof(folder), ENVIRONMENT_FOLDER "/%s", request->environment);
+        const ViewMount mounts[] = {
+                { .source = python->prefix, .target = python->prefix },
+                { .source = folder, .target = folder },
+        };
+        return view_make(mounts, kind == ENVIRONMENT_BUILT ? 2 : 1, ret_what);
 }
 
 void stage_main(void) {
@@ -188,11 +211,13 @@ void stage_main(void) {
         if (die_with_launcher(SANDBOX_CONTROL_FD) < 0 ||
             message_receive(SANDBOX_CONTROL_FD, &request, sizeof(request), fds, _STAGE_FD_MAX) < 0)
                 _exit(EXIT_FAILURE);
+        request.environment[sizeof(request.environment) - 1] = '\0';
+        request.python[sizeof(request.python) - 1] = '\0';
         if (fds[STAGE_FD_NETWORK] < 0 || request.uid_count < 3)
                 fail(-EINVAL, "request");
         bool host_network = request.flags & STAGE_FLAG_HOST_NETWORK;
         CHECK_ERRNO(setns(fds[STAGE_FD_NETWORK], CLONE_NEWNET), "network namespace");
-        r = SANDBOX_IS_OFF ? 0 : view_make(&what);
+        r = SANDBOX_IS_OFF ? 0 : make_view(&request, &what);
         check(r, what);
         become_builder(request.uid_start + request.uid_count - 1);
         (void) start_anchor(&request, &pidfds[0]);

@@ -58,9 +58,9 @@ static int make_parents(const char *path, mode_t mode) {
         }
 }
 
-static int bind_read_only(const char *source, const char *target) {
-        struct mount_attr attributes = { .attr_set =
-                                                 MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV };
+static int bind(const char *source, const char *target, bool writable) {
+        struct mount_attr attributes = { .attr_set = (writable ? 0 : MOUNT_ATTR_RDONLY) | MOUNT_ATTR_NOSUID |
+                                                     MOUNT_ATTR_NODEV };
 
         /* Recursive: /usr may consist of several mounts, and each becomes read-only. */
         if (mount(source, target, NULL, MS_BIND | MS_REC, NULL) < 0)
@@ -87,7 +87,24 @@ static int show(const char *name) {
         if (!S_ISDIR(st.st_mode))
                 return 0;
         int r = make_parents(name, 0755);
-        return r < 0 ? r : bind_read_only(source, name);
+        return r < 0 ? r : bind(source, name, false);
+}
+
+/* Whether the path is below one of the folders that everybody is shown. */
+static bool is_shown(const char *path) {
+        for (size_t i = 0; i < ELEMENTSOF(shown); i++) {
+                const char *rest = startswith(path + 1, shown[i]);
+                if (rest && (*rest == '\0' || *rest == '/'))
+                        return true;
+        }
+        return false;
+}
+
+static int show_mount(const ViewMount *wanted) {
+        if (is_shown(wanted->target))
+                return 0;
+        int r = make_parents(wanted->target + 1, 0755);
+        return r < 0 ? r : bind(wanted->source, wanted->target + 1, wanted->writable);
 }
 
 static int cover(const char *path) {
@@ -131,8 +148,9 @@ static int show_device(const char *name) {
         return 0;
 }
 
-int view_make(const char **ret_what) {
+int view_make(const ViewMount *mounts, size_t n_mounts, const char **ret_what) {
         struct mount_attr read_only = { .attr_set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID };
+        bool own_tmp = false;
         int r = 0;
 
         *ret_what = "mount namespace";
@@ -160,6 +178,11 @@ int view_make(const char **ret_what) {
                 r = show_device(*ret_what = devices[i]);
         for (size_t i = 0; i < ELEMENTSOF(covered) && r >= 0; i++)
                 r = cover(*ret_what = covered[i]);
+        for (size_t i = 0; i < n_mounts && r >= 0; i++) {
+                r = show_mount(mounts + i);
+                *ret_what = mounts[i].target;
+                own_tmp = own_tmp || streq(mounts[i].target, "/tmp");
+        }
         if (r >= 0) {
                 *ret_what = "resolv.conf";
                 r = show_resolver();
@@ -171,7 +194,8 @@ int view_make(const char **ret_what) {
          * imported. */
         *ret_what = "the view's root";
         if (mount_setattr(AT_FDCWD, ".", 0, &read_only, sizeof(read_only)) < 0 ||
-            mount("tmpfs", "tmp", "tmpfs", MS_NOSUID | MS_NODEV, "size=64m,nr_inodes=10000,mode=1777") < 0)
+            (!own_tmp &&
+             mount("tmpfs", "tmp", "tmpfs", MS_NOSUID | MS_NODEV, "size=64m,nr_inodes=10000,mode=1777") < 0))
                 return -errno;
         umask(022);
         if (syscall(SYS_pivot_root, ".", ".") < 0 || umount2(".", MNT_DETACH) < 0 || chdir("/") < 0)

@@ -34,9 +34,17 @@ int identity_set(uid_t id);
  * the last change of credentials, which clears the setting. Returns 0, -EPIPE, -errno. */
 int die_with_launcher(int socket);
 
-/* Makes what all tasks of a zygote see: a root of its own with a list of what is shown. In a mount namespace
- * of one's own, as root. proc is not mounted yet. Returns 0, -errno with *ret_what. */
-int view_make(const char **ret_what);
+/* What is shown beside the list that everybody sees; target: an absolute path. What everybody sees anyway is
+ * left out, whatever it says. */
+typedef struct ViewMount {
+        const char *source, *target;
+        bool writable;
+} ViewMount;
+
+/* Makes what all tasks of a zygote see: a root of its own with a list of what is shown, and /tmp, of a
+ * zygote or that of mounts. In a mount namespace of one's own, as root. proc is not mounted yet. Returns 0,
+ * -errno with *ret_what. */
+int view_make(const ViewMount *mounts, size_t n_mounts, const char **ret_what);
 
 _noreturn_ void stage_main(void);
 _noreturn_ void anchor_main(int socket, int launcher);

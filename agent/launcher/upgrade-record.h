@@ -16,7 +16,7 @@
  * of the manager, then one for each zygote, pair, attempt. They are checked as any input is: what is taken
  * can be used without another look, but for what the file descriptors in it are. To be changed whenever a
  * record, or what launcher, builder, zygote and task say to each other, changes its meaning: */
-#define UPGRADE_VERSION 1
+#define UPGRADE_VERSION 2
 #define UPGRADE_MAGIC 0x55504c43u /* "CLPU" */
 
 enum { UPGRADE_NONE = -1 }; /* in place of a file descriptor or a slot */

@@ -12,10 +12,12 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 
+#include "environment.h"
 #include "fd-util.h"
 #include "journal-stream.h"
 #include "log.h"
 #include "pair.h"
+#include "python-list.h"
 #include "sandbox-protocol.h"
 #include "sandbox-switch.h"
 #include "seccomp-notify.h"
@@ -171,7 +173,13 @@ static int send_order(Zygote *zygote) {
         };
         int r;
 
+        const Python *python;
+        r = environment_find(zygote->key.environment, zygote->key.owner, &python);
+        if (r < 0)
+                return r;
+        environment_touch(zygote->key.environment);
         COPY_TEXT(request.environment, zygote->key.environment);
+        (void) snprintf(request.python, sizeof(request.python), "%s", python->series);
         r = sd_event_add_io(manager->event, &zygote->on_stage, zygote->stage_socket, EPOLLIN,
                             on_stage_message, zygote);
         if (r >= 0)

@@ -110,7 +110,7 @@ static int serve(int own_pid_namespace) {
         }
 }
 
-int main(void) {
+int main(int argc, char *argv[]) {
         const ZygoteReply ready = { .op = ZYGOTE_READY };
         struct pollfd launcher = { .fd = ZYGOTE_CONTROL_FD };
 
@@ -129,7 +129,7 @@ int main(void) {
                 (void) fprintf(stderr, "clupy-zygote: libc's thread id is not found\n");
                 return EXIT_FAILURE;
         }
-        python_start();
+        python_start(argc == 2 ? argv[1] : NULL);
         if (count_threads() != 1) {
                 (void) fprintf(stderr, "clupy-zygote: a package has started a thread while it was imported; "
                                        "a forked task would not "

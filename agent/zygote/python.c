@@ -10,8 +10,6 @@
 #include "fd-util.h"
 #include "zygote-python.h"
 
-#define INTERPRETER L"/usr/bin/python3" /* for sys.executable and what follows from it */
-
 static PyObject *runtime; /* the module clupy._task */
 
 _Noreturn static void give_up(const char *what) {
@@ -22,7 +20,7 @@ _Noreturn static void give_up(const char *what) {
         _exit(ZYGOTE_EXIT_ENVIRONMENT);
 }
 
-static void interpreter_start(void) {
+static void interpreter_start(const char *interpreter) {
         PyPreConfig before;
         PyConfig config;
 
@@ -35,7 +33,7 @@ static void interpreter_start(void) {
         PyConfig_InitIsolatedConfig(&config);
         config.install_signal_handlers = 0; /* the causes of ends stay true */
         config.write_bytecode = 0;
-        status = PyConfig_SetString(&config, &config.executable, INTERPRETER);
+        status = PyConfig_SetBytesString(&config, &config.executable, interpreter);
         if (!PyStatus_Exception(status))
                 status = Py_InitializeFromConfig(&config);
         PyConfig_Clear(&config);
@@ -63,8 +61,10 @@ static void path_extend(void) {
         Py_DECREF(folder);
 }
 
-void python_start(void) {
-        interpreter_start();
+void python_start(const char *interpreter) {
+        if (!interpreter)
+                give_up("it was not told which interpreter to be");
+        interpreter_start(interpreter);
         path_extend();
         runtime = PyImport_ImportModule("clupy._task");
         if (!runtime)

@@ -5,8 +5,9 @@
 
 /* The embedded interpreter. */
 
-/* Starts it and imports what all tasks share. Ends the process (ZYGOTE_EXIT_ENVIRONMENT) when that fails. */
-void python_start(void);
+/* Starts it as if it were that program, which decides what can be imported, and imports what all tasks
+ * share. Ends the process (ZYGOTE_EXIT_ENVIRONMENT) when that fails. */
+void python_start(const char *interpreter);
 
 /* Around the fork. */
 void python_before_fork(void);

@@ -132,10 +132,15 @@ def _stage_uv(stage: Path, log: Path) -> None:
 
 
 def _stage_python(stage: Path, log: Path) -> None:
-    """Puts the Python package's dependencies beside it and both on every Python program's path."""
+    """Puts what tasks need of the Python package's dependencies beside it, the rest where only programs look, and both on
+    every Python program's path."""
     python = stage / "usr/lib/clupy/python"
     cache = _fetched(paths.SOURCE / "python" / "requirements-node.txt", log)
-    shutil.copytree(cache, python, symlinks=True, dirs_exist_ok=True)
+    client = stage / "usr/lib/clupy/client"
+    for entry in cache.iterdir():
+        folder = python if entry.name.startswith("cloudpickle") else client
+        if entry.is_dir():
+            shutil.copytree(entry, folder / entry.name, symlinks=True, dirs_exist_ok=True)
     pth = stage / "usr/lib/python3/dist-packages/clupy.pth"
     pth.parent.mkdir(parents=True, exist_ok=True)
-    pth.write_text("/usr/lib/clupy/python\n")
+    pth.write_text("/usr/lib/clupy/python\n/usr/lib/clupy/client\n")

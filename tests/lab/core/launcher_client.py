@@ -198,8 +198,9 @@ class Client:
     def close(self) -> None:
         self.socket.close()
 
-    def _key(self, policy: str = "default", host_network: bool = False, owner: str | None = None) -> _Key:
-        return _Key(owner=(owner or self.owner).encode(), environment=b"default", policy=policy.encode(),
+    def _key(self, policy: str = "default", host_network: bool = False, owner: str | None = None,
+             environment: str = "default") -> _Key:
+        return _Key(owner=(owner or self.owner).encode(), environment=environment.encode(), policy=policy.encode(),
                     host_network=int(host_network))
 
     def request(self, op: int, task: str | None = None, attempt: int = 0, fds: tuple[int, ...] = (),
@@ -259,10 +260,10 @@ class Client:
               policy: str = "default", host_network: bool = False, owner: str | None = None, name: str = "test",
               memory_max: int = 128 * MIB, cpu_quota_usec: int = 1_000_000, cpu_time_max_usec: int = 0,
               timeout_usec: int = 0, deadline_usec: int = 0, tmp_max: int = 0, tasks_max: int = 128,
-              cpus: int = 1, epoch: int = 1, retry_on: tuple[type, ...] = ()) -> str:
+              cpus: int = 1, epoch: int = 1, retry_on: tuple[type, ...] = (), environment: str = "default") -> str:
         """Starts an attempt; returns the task's id."""
         task = task or os.urandom(16).hex()
-        start = _Start(key=self._key(policy, host_network, owner), name=name.encode(), epoch=epoch,
+        start = _Start(key=self._key(policy, host_network, owner, environment), name=name.encode(), epoch=epoch,
                        memory_max=memory_max, cpu_quota_usec=cpu_quota_usec, cpu_time_max_usec=cpu_time_max_usec,
                        timeout_usec=timeout_usec, deadline_usec=deadline_usec, tmp_max=tmp_max, tasks_max=tasks_max,
                        cpus=cpus)

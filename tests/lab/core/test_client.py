@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 AGENTS = 2
 
-PACKAGE = "/usr/lib/clupy/python"  # what any Python can import clupy from
+PACKAGE = "/usr/lib/clupy/python:/usr/lib/clupy/client"  # what any Python can import clupy from
 
 
 def run(lab: Lab, program: str, *, timeout: float = 120, check: bool = True) -> subprocess.CompletedProcess[str]:
