@@ -7,7 +7,7 @@
 
 #include "macros.h"
 #include "parse-util.h"
-#include "python-list.h"
+#include "pythons.h"
 
 #define DEFAULT_KIND "system-"
 
@@ -17,7 +17,7 @@ int environment_name_parse(const char *name, EnvironmentKind *ret_kind, char ret
         EnvironmentKind kind;
 
         if (streq(name, "default")) {
-                (void) snprintf(meant, sizeof(meant), DEFAULT_KIND "%s", python_list[0].series);
+                (void) snprintf(meant, sizeof(meant), DEFAULT_KIND "%s", pythons[0].series);
                 name = meant;
         }
         if ((series = startswith(name, "python-")))

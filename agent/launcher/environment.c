@@ -10,7 +10,7 @@
 #include "environment-name.h"
 #include "environment-stamp.h"
 #include "fd-util.h"
-#include "python-list.h"
+#include "pythons.h"
 #include "sandbox-protocol.h"
 #include "settings.h"
 

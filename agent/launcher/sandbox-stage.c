@@ -17,7 +17,7 @@
 #include "bpf-list.h"
 #include "environment-name.h"
 #include "fd-util.h"
-#include "python-list.h"
+#include "pythons.h"
 #include "sandbox-switch.h"
 #include "sandbox.h"
 #include "text-file.h"

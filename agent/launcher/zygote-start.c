@@ -17,7 +17,7 @@
 #include "journal-stream.h"
 #include "log.h"
 #include "pair.h"
-#include "python-list.h"
+#include "pythons.h"
 #include "sandbox-protocol.h"
 #include "sandbox-switch.h"
 #include "seccomp-notify.h"

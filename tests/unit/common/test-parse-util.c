@@ -154,6 +154,18 @@ static void test_names(void **state) {
         assert_false(name_is_valid("Default", 32));
         assert_false(name_is_valid("../x", 32));
         assert_false(name_is_valid("abc", 2));
+        assert_true(environment_name_is_valid("default"));
+        assert_true(environment_name_is_valid("0123456789abcdef0123456789abcdef01234567"));
+        assert_true(environment_name_is_valid("python-3.11"));
+        assert_true(environment_name_is_valid("system-3.9"));
+        assert_false(environment_name_is_valid(NULL));
+        assert_false(environment_name_is_valid(""));
+        assert_false(environment_name_is_valid("3.11"));
+        assert_false(environment_name_is_valid("python-"));
+        assert_false(environment_name_is_valid("python-3.11/.."));
+        assert_false(environment_name_is_valid("python-3."));
+        assert_false(environment_name_is_valid("system-.9"));
+        assert_false(environment_name_is_valid("python-3.1111"));
         assert_true(node_name_is_valid("node-1.Example.org"));
         assert_false(node_name_is_valid(""));
         assert_false(node_name_is_valid(".a"));

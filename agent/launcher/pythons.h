@@ -13,8 +13,8 @@ typedef struct Python {
 } Python;
 
 /* The first one is the main one: the one that is meant where none is named. */
-extern const Python python_list[];
-extern const size_t python_list_size;
+extern const Python pythons[];
+extern const size_t pythons_size;
 
 /* The one of that series if it is installed on this node, or NULL. */
 const Python *python_find(const char *series);
