@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ._failures import EnvironmentFailedError as EnvironmentFailedError
     from ._failures import ExitError as ExitError
     from ._failures import ForkedError as ForkedError
+    from ._failures import LibraryMismatchError as LibraryMismatchError
     from ._failures import LockTimeoutError as LockTimeoutError
     from ._failures import MemoryLimitError as MemoryLimitError
     from ._failures import NodeLostError as NodeLostError
@@ -63,9 +64,9 @@ _NAMES = {
     "_current": "CurrentTask current progress",
     "_failures": (
         "ArgumentPicklingError CancelledError ClupyError ConfigurationError ConnectError CpuLimitError DeadlineError "
-        "DiskLimitError EnvironmentFailedError ExitError ForkedError LockTimeoutError MemoryLimitError NodeLostError "
-        "NotAllowedError QuotaError RefusedError RemoteError RemoteTraceback ResultPicklingError SignalError "
-        "SyscallRefusedError TimeLimitError VersionMismatchError"
+        "DiskLimitError EnvironmentFailedError ExitError ForkedError LibraryMismatchError LockTimeoutError "
+        "MemoryLimitError NodeLostError NotAllowedError QuotaError RefusedError RemoteError RemoteTraceback "
+        "ResultPicklingError SignalError SyscallRefusedError TimeLimitError VersionMismatchError"
     ),
     "_future": "Progress RemoteExecutionFuture Usage wait_all",
     "_later": "connect service store sync",

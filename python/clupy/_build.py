@@ -274,6 +274,17 @@ def lock_entries(lock: str) -> str:
     return "".join(f"{line}\n" for line in kept)
 
 
+def _with_wheels(lock: str, wheels: Sequence[str]) -> str:
+    """A lock may name a wheel that travels by its version, as it would one of an index; it comes from its address then."""
+    addresses = {tuple(lock_libraries(wheel).items())[0]: wheel for wheel in wheels}
+    lines = []
+    for line in lock.splitlines(keepends=True):
+        pinned = _PINNED.match(line)
+        address = pinned and addresses.get((normalized(pinned.group(1)), pinned.group(2)))
+        lines.append(f"{address}{line[pinned.end():]}" if pinned and address else line)
+    return "".join(lines)
+
+
 def _installed(order: Order) -> Dict[str, str]:
     """{name: version} of what is in the environment."""
     folder = os.path.join(order.target, "lib", f"python{order.python}", "site-packages")
@@ -335,7 +346,7 @@ def make(order: Order) -> Dict[str, Any]:
         report["lock"] = installer.resolve(order.file("wanted.txt", "".join(f"{line}\n" for line in wanted)))
         report["libraries"] = lock_libraries(report["lock"])
     else:
-        lock = lock_entries(order.lock)
+        lock = _with_wheels(lock_entries(order.lock), order.wheels)
         installer.build(order.file("lock.txt", lock) if lock else None)
         _preload(order)
         report["libraries"] = _installed(order)

@@ -10,8 +10,23 @@ import math
 import re
 import types
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable, Dict, Generic, Hashable, Mapping, Optional, Tuple, Type, TypeVar, Union
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Dict,
+    Generic,
+    Hashable,
+    Iterable,
+    Mapping,
+    Optional,
+    Tuple,
+    Type,
+    TypeVar,
+    Union,
+)
 
+from ._environment import Environment, check_module, check_package
 from ._functions import function_name
 from ._units import Duration, Size, parse_duration, parse_size
 
@@ -24,6 +39,9 @@ ExceptionTypes = Union[Type[BaseException], Tuple[Type[BaseException], ...]]
 
 _NAME = re.compile(r"[a-z0-9-]{1,32}")
 _TEXT_MAX = 128  # bytes in UTF-8
+_LIST_MAX = 1000
+_NAMES_MAX = 16  # of labels, of resources
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _COUNT_MAX = 1_000_000
 _SERVERS_MAX = 100_000
 _DURATION_MAX = 100 * 365 * 86400.0
@@ -48,12 +66,16 @@ class CallOptions:
     policy: str = "default"
     name: Optional[str] = None
     detach: bool = False
+    packages: Tuple[str, ...] = ()
+    preload: Tuple[str, ...] = ()
+    requires: Tuple[Tuple[str, int], ...] = ()
+    labels: Tuple[Tuple[str, str], ...] = ()
 
     def key(self) -> Hashable:
         """Equal for calls that may be in one job."""
         return dataclasses.astuple(self)
 
-    def job_message(self, job_id: str, name: str, digest: str, code_size: int) -> Dict[str, Any]:
+    def job_message(self, job_id: str, name: str, digest: str, code_size: int, environment: Environment) -> Dict[str, Any]:
         """JOB of docs/protocol.md."""
         message: Dict[str, Any] = {
             "id": job_id, "name": name, "code": digest, "code_size": code_size, "priority": self.priority,
@@ -61,7 +83,9 @@ class CallOptions:
             "detach": self.detach}
         for key, value in (("cpus", self.cpus), ("memory", self.memory), ("tasks_max", self.tasks_max),
                            ("server_count", self.server_count),
-                           ("timeout_ms", None if self.timeout is None else max(round(self.timeout * 1000), 1))):
+                           ("timeout_ms", None if self.timeout is None else max(round(self.timeout * 1000), 1)),
+                           ("requires", dict(self.requires) or None), ("labels", dict(self.labels) or None),
+                           ("environment", environment.message() or None)):
             if value is not None:
                 message[key] = value
         return message
@@ -158,11 +182,45 @@ def _boolean(name: str, value: Any) -> bool:
     return value
 
 
+def _list_of(check: Callable[[str, Any], str], example: str) -> Callable[[str, Any], Tuple[str, ...]]:
+    def check_list(name: str, value: Any) -> Tuple[str, ...]:
+        if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+            raise TypeError(f"{name}: expected a list, as in {name}={example}, got {value!r}")
+        items = tuple(dict.fromkeys(check(name, item) for item in value))
+        if len(items) > _LIST_MAX:
+            raise ValueError(f"{name}: expected at most {_LIST_MAX}, got {len(items)}")
+        return items
+    return check_list
+
+
+def _names_of(check: Callable[[str, Any], Any], example: str) -> Callable[[str, Any], Tuple[Tuple[str, Any], ...]]:
+    def check_names(name: str, value: Any) -> Tuple[Tuple[str, Any], ...]:
+        if not isinstance(value, Mapping):
+            raise TypeError(f"{name}: expected names with their values, as in {name}={example}, got {value!r}")
+        for key in value:
+            if not isinstance(key, str) or not _LABEL.fullmatch(key):
+                raise ValueError(f"{name}: expected names of letters, digits, '.', '_' and '-', got {key!r}")
+        if len(value) > _NAMES_MAX:
+            raise ValueError(f"{name}: expected at most {_NAMES_MAX} names, got {len(value)}")
+        return tuple(sorted((key, check(f"{name}: {key}", item)) for key, item in value.items()))
+    return check_names
+
+
+def _label(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: expected text, got {value!r}")
+    if not _LABEL.fullmatch(value):
+        raise ValueError(f"{name}: expected letters, digits, '.', '_' and '-', got {value[:300]!r}")
+    return value
+
+
 _CHECKS: Dict[str, Callable[[str, Any], Any]] = {
     "server_count": _optional(_integer(1, _SERVERS_MAX)), "cpus": _optional(_cpus), "memory": _optional(_size),
     "tasks_max": _optional(_integer(1, _COUNT_MAX)), "timeout": _optional(_duration), "deadline": _optional(_duration),
     "retries": _integer(0, _COUNT_MAX), "retry_on": _retry_on, "priority": _integer(-1000, 1000),
     "isolation": _isolation, "policy": _policy, "name": _optional(_text), "detach": _boolean,
+    "packages": _list_of(check_package, '["polars>=1"]'), "preload": _list_of(check_module, '["pandas"]'),
+    "requires": _names_of(_integer(1, _COUNT_MAX), '{"gpu": 1}'), "labels": _names_of(_label, '{"zone": "a"}'),
 }
 
 

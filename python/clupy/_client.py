@@ -25,7 +25,7 @@ from typing import (
     overload,
 )
 
-from . import _config
+from . import _config, _environment
 from ._call import CallOptions, ParallelFunction, check_options, code_key
 from ._callbacks import CallbackThread
 from ._failures import ArgumentPicklingError, ClupyError
@@ -53,10 +53,12 @@ class Client:
     """A connection to a master of its own, made with the first call. Usable from all threads; `with Client(url) as c:`
     shuts it down at the end.
 
-    url: as for clupy.init(). Raises ConfigurationError for an address that is none."""
+    url: as for clupy.init(). Raises ConfigurationError for an address that is none, and for what is wrong in
+    clupy.client.yaml and clupy.client.dependency.yaml."""
 
     def __init__(self, url: Optional[str] = None) -> None:
         self._master = _config.resolve(url)
+        self._manifest = _environment.load()
         self._lock = threading.Lock()
         self._session: Optional[Session] = None
         self._callbacks = CallbackThread()
@@ -154,7 +156,7 @@ class Client:
         if session is None:
             with self._lock:
                 if self._session is None:
-                    self._session = Session(self._master)
+                    self._session = Session(self._master, self._manifest)
                 session = self._session
         session.ensure()
         return session
@@ -172,14 +174,16 @@ class Client:
                 f"function {function_name(function)}()", f"with the variables that it refers to it has "
                 f"{format_size(len(code.data))}, and {format_size(_CODE_MAX)} is the most; hand large data over as "
                 "arguments instead of as global or enclosing variables")
+        environment = _environment.environment_of(self._manifest, options.packages, options.preload)
         session = self._connected()
         name = options.name or (scope.name if scope is not None else function_name(function))
 
         def make(code: Code) -> Job:
-            return Job(options.job_message(new_id(), _printable(name), code.digest, len(code.data)), code.data, code.digest)
+            message = options.job_message(new_id(), _printable(name), code.digest, len(code.data), environment)
+            return Job(message, code.data, code.digest, environment.wheels)
 
         # A job has one code on the wire. Functions of one job that are not all alike travel with their arguments.
-        key = (scope.key if scope is not None else code_key(function), options.key())
+        key = (scope.key if scope is not None else code_key(function), options.key(), environment)
         shipped = scope is not None or (varies(function) and len(code.data) <= _SHIPPED_MAX)
         if not shipped:
             job = session.jobs.enter(key, lambda: make(code))
@@ -290,12 +294,17 @@ def parallel(function: Optional[Callable[..., Any]] = None, **options: Any) -> A
 
     Options: server_count (at most so many nodes; default: no bound), cpus (1), memory ("512M"), tasks_max, timeout (of
     one attempt), deadline (from submission), retries (3; of lost nodes, not of exceptions), retry_on (exception types to
-    run again for), priority (0; higher first), isolation ("task"), policy ("default"), name, detach (False).
+    run again for), priority (0; higher first), isolation ("task"), policy ("default"), name, detach (False), packages
+    (["polars>=1", "dist/mine-1.0-py3-none-any.whl"]: what the call needs besides the cluster's own libraries, and besides
+    what clupy.client.dependency.yaml names; a wheel of this machine travels along), preload (["polars"]: modules that are
+    imported once for all calls), requires ({"gpu": 1}: what a node must have, and no other call gets meanwhile), labels
+    ({"zone": "a"}: of the nodes that may run it).
     Durations are seconds or "90s", sizes bytes or "512M". cpus, memory and tasks_max, when not given, are what the node's
     configuration says.
 
     Raises TypeError and ValueError, which name the option. The callable raises ArgumentPicklingError for what cannot be
-    sent, ConnectError within 5 s when no master answers, VersionMismatchError when the cluster has another Python."""
+    sent, ValueError for a wheel that is not there, ConnectError within 5 s when no master answers, VersionMismatchError when
+    the cluster has another Python; its future fails with EnvironmentFailedError when the packages cannot be installed."""
     return make_parallel(default_client, function, options)
 
 

@@ -5,14 +5,12 @@ CLUPY_TLS_KEY, CLUPY_TLS_AUTHORITY, the section `tls:` of clupy.client.yaml, the
 
 from __future__ import annotations
 
-import difflib
 import os
 import stat
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import NamedTuple, Optional, Tuple
 
-import yaml
-
+from . import _yaml
 from ._failures import ConfigurationError
 
 DEFAULT_PORT = 7878
@@ -23,7 +21,6 @@ FILE_NAME = "clupy.client.yaml"
 _KEYS = ("master", "insecure", "tls.certificate", "tls.key", "tls.authority")
 _TOP_KEYS = tuple(dict.fromkeys(key.partition(".")[0] for key in _KEYS))
 _TLS_KEYS = tuple(key.partition(".")[2] for key in _KEYS if "." in key)
-_FILE_MAX = 1 << 20
 _SOCKET_PATH_MAX = 107  # bytes; the kernel's bound
 _SECURE, _INSECURE, _UNIX = "clupy", "clupy+insecure", "unix:"
 
@@ -171,77 +168,17 @@ def _parse_address(text: str, url: str, prefix: str) -> Address:
 
 
 def _read_file(path: Path) -> _File:
-    try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read(_FILE_MAX + 1)
-    except (FileNotFoundError, NotADirectoryError):
-        return _File()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path}: cannot be read: {error}") from None
-    if len(text) > _FILE_MAX:
-        raise ConfigurationError(f"{path}: larger than 1 MiB")
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigurationError(f"{path}:{line}: {error.problem or 'this is no YAML'}") from None
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{path}:1: {error}") from None
-    if root is None:
-        return _File()
     found = _File()
-    for name, value in _entries(path, root, _TOP_KEYS, "").items():
-        where = _where(path, value)
+    for name, value in (_yaml.read_entries(path, _TOP_KEYS) or {}).items():
         if name == "master":
-            target = parse_url(_text(path, value, name, "a master's address like 'clupy://host:7878'"),
+            where = _yaml.where(path, value)
+            target = parse_url(_yaml.text_of(path, value, name, "a master's address like 'clupy://host:7878'"),
                                f"{where}: key '{name}'")
             found = found._replace(master=(target, where))
         elif name == "insecure":
-            found = found._replace(insecure=_truth(path, value, name))
+            found = found._replace(insecure=_yaml.truth_of(path, value, name))
         else:
-            paths = {key: TlsFile(_path(path, entry, f"tls.{key}"), f"{_where(path, entry)}: key 'tls.{key}'")
-                     for key, entry in _entries(path, value, _TLS_KEYS, "tls.").items()}
+            paths = {key: TlsFile(_yaml.path_of(path, entry, f"tls.{key}"), f"{_yaml.where(path, entry)}: key 'tls.{key}'")
+                     for key, entry in _yaml.entries(path, value, _TLS_KEYS, "tls.").items()}
             found = found._replace(tls=TlsFiles(**paths))
     return found
-
-
-def _where(path: Path, node: yaml.Node) -> str:
-    return f"{path}:{node.start_mark.line + 1}"
-
-
-def _entries(path: Path, node: yaml.Node, known: Tuple[str, ...], prefix: str) -> Dict[str, yaml.Node]:
-    """A mapping's keys, which must be known and there once."""
-    if not isinstance(node, yaml.MappingNode):
-        raise ConfigurationError(f"{_where(path, node)}: expected 'key: value' lines"
-                                 + (f" below '{prefix[:-1]}:'" if prefix else ""))
-    found: Dict[str, yaml.Node] = {}
-    for key, value in node.value:
-        where = _where(path, key)
-        name = str(key.value) if isinstance(key, yaml.ScalarNode) else "?"
-        if name not in known:
-            near: List[str] = difflib.get_close_matches(name, known, 1)
-            hint = f"; did you mean '{prefix}{near[0]}'?" if near else f"; known is {', '.join(known)}"
-            raise ConfigurationError(f"{where}: unknown key '{prefix}{name}'{hint}")
-        if name in found:
-            raise ConfigurationError(f"{where}: key '{prefix}{name}' is there twice")
-        found[name] = value
-    return found
-
-
-def _text(path: Path, node: yaml.Node, name: str, expected: str) -> str:
-    if not isinstance(node, yaml.ScalarNode) or not node.value:
-        raise ConfigurationError(f"{_where(path, node)}: key '{name}': expected {expected}")
-    return str(node.value)
-
-
-def _truth(path: Path, node: yaml.Node, name: str) -> bool:
-    text = _text(path, node, name, "true or false")
-    if text not in ("true", "yes", "on", "false", "no", "off"):
-        raise ConfigurationError(f"{_where(path, node)}: key '{name}': expected true or false, got '{text}'")
-    return text in ("true", "yes", "on")
-
-
-def _path(path: Path, node: yaml.Node, name: str) -> str:
-    """A path is meant from the folder of its configuration file."""
-    text = os.path.expanduser(_text(path, node, name, "the path of a file"))
-    return os.path.join(os.path.dirname(os.path.abspath(path)), text)

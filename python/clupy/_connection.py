@@ -233,7 +233,8 @@ def refused(message: Mapping[str, Any]) -> None:
         raise LostError(f"the master refuses: {words}")
     if code == "version-mismatch":
         raise RefusedHelloError(VersionMismatchError(str(message.get("client", platform.python_version())),
-                                                     str(message.get("server", "another version"))))
+                                                     str(message.get("server", "another version")),
+                                                     cluster=_words(message.get("cluster"))))
     if code == "protocol":
         raise RefusedHelloError(VersionMismatchError(_range(message.get("client")), _range(message.get("server")),
                                                      subject="protocol version"))
@@ -243,6 +244,10 @@ def refused(message: Mapping[str, Any]) -> None:
         raise RefusedHelloError(ClupyError("another connection with the same session key has taken this one's place: "
                                            "was this process copied? Call clupy.shutdown() and start again"))
     raise RefusedHelloError(ClupyError(f"the master refuses this client: {words}"))
+
+
+def _words(value: Any) -> List[str]:
+    return [word for word in value if isinstance(word, str)] if isinstance(value, list) else []
 
 
 def _range(value: Any) -> str:

@@ -9,6 +9,8 @@ from typing import Any, Dict, Optional, Sequence, Tuple, Type
 
 from ._units import format_duration, format_size
 
+_GIST_MAX = 500  # characters
+
 
 class ClupyError(Exception):
     """The base of all failures that CluPy itself reports.
@@ -208,9 +210,20 @@ class EnvironmentFailedError(ClupyError):
                  unit: Optional[str] = None, task: Optional[str] = None) -> None:
         where = _located(self, node, unit, task)
         self.log = log
-        lines = [line.strip() for line in log.splitlines() if line.strip()]
-        super().__init__(f"the environment of {name} could not be built{where}: {lines[-1] if lines else 'no log'}; the "
-                         "whole log is in .log")
+        super().__init__(f"the environment of {name} could not be built{where}: {_gist(log)}; the whole log is in .log")
+
+
+def _gist(log: str) -> str:
+    """What an installer's words come to: its first error with the cause that follows, else the last line."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    for index, line in enumerate(lines):
+        kind, _, words = line.partition(":")
+        if kind.lower() in ("error", "fatal") and words:
+            cause = lines[index + 1] if index + 1 < len(lines) else ""
+            if cause.startswith("cause:"):
+                words += f": {cause.partition(':')[2].strip()}"
+            return words.strip()[:_GIST_MAX]
+    return lines[-1][:_GIST_MAX] if lines else "no log"
 
 
 class NodeLostError(ClupyError):
@@ -226,14 +239,30 @@ class NodeLostError(ClupyError):
 
 
 class VersionMismatchError(ClupyError):
-    """The versions of both ends do not go together. client, server: str."""
+    """The versions of both ends do not go together. client, server: str. cluster: a tuple of the versions of Python that
+    its nodes have, as "3.11"; empty when it is not known."""
 
-    def __init__(self, client: str, server: str, *, subject: str = "Python") -> None:
-        self.client, self.server = client, server
-        advice = (f"run this program with Python {'.'.join(server.split('.')[:2])}" if subject == "Python"
+    def __init__(self, client: str, server: str, *, subject: str = "Python", cluster: Sequence[str] = ()) -> None:
+        self.client, self.server, self.cluster = client, server, tuple(cluster)
+        choices = self.cluster or (".".join(server.split(".")[:2]),)
+        versions = f" or {subject} ".join([", ".join(choices[:-1]), choices[-1]] if len(choices) > 1 else choices)
+        advice = (f"run this program with Python {versions}" if subject == "Python"
                   else "install the version of clupy that the cluster has")
-        super().__init__(f"this client has {subject} {client} and the cluster has {subject} {server}, whose values it "
-                         f"could not load: {advice}")
+        nodes = f" (its nodes have {', '.join(self.cluster)})" if self.cluster else ""
+        super().__init__(f"this client has {subject} {client} and the cluster has {subject} {server}{nodes}, whose values "
+                         f"it could not load: {advice}")
+
+
+class LibraryMismatchError(VersionMismatchError):
+    """Libraries differ from those of the cluster, and clupy.client.dependency.yaml has `libraries: error`.
+
+    differences: a tuple of (library, version here or None, version in the cluster)."""
+
+    def __init__(self, differences: Sequence[Tuple[str, Optional[str], str]], table: str = "", advice: str = "") -> None:
+        self.differences = tuple(differences)
+        super().__init__(", ".join(f"{name} {here}" for name, here, _ in differences if here),
+                         ", ".join(f"{name} {there}" for name, _, there in differences))
+        self.args = (f"the libraries of this client are not those of the cluster:\n{table}\n{advice}",)
 
 
 class ConnectError(ClupyError):

@@ -8,8 +8,9 @@ import secrets
 import threading
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Callable, Dict, Hashable, Optional, Type
+from typing import TYPE_CHECKING, Any, Callable, Dict, Hashable, Optional, Sequence, Type
 
+from ._environment import Wheel
 from ._streams import Blob
 
 if TYPE_CHECKING:
@@ -27,13 +28,14 @@ def new_id() -> str:
 class Job:
     """One job on the wire. Code and limits are the same for all its tasks."""
 
-    __slots__ = ("code", "digest", "id", "message", "outstanding", "sent_on", "since", "told")
+    __slots__ = ("code", "digest", "id", "message", "outstanding", "sent_on", "since", "told", "wheels")
 
-    def __init__(self, message: Dict[str, Any], code: bytes, digest: str) -> None:
+    def __init__(self, message: Dict[str, Any], code: bytes, digest: str, wheels: Sequence[Wheel] = ()) -> None:
         self.id: str = message["id"]
         self.message = message
         self.code = Blob([code])
         self.digest = digest
+        self.wheels = wheels
         self.outstanding = 0
         self.since = 0.0  # when outstanding became 0
         self.told = False  # its user, why it waits

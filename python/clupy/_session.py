@@ -21,10 +21,12 @@ from typing import Any, Callable, Deque, Dict, Iterable, List, Mapping, Optional
 from ._config import Master
 from ._connection import Connection, DialError, LostError, RefusedHelloError, dial, refused
 from ._current import current
+from ._environment import Manifest, Wheel
 from ._failures import ClupyError, ConnectError
 from ._frame import INLINE_MAX, JSON_MAX, PAYLOAD_COUNT_MAX, PAYLOAD_TOTAL_MAX, Buffer, Frame, FrameType
 from ._future import RemoteExecutionFuture
 from ._job import Job, JobTable, new_id
+from ._libraries import compare
 from ._queries import Queries, Query, answer_words
 from ._streams import RESULT_WINDOW, Blob, IncomingStream, OutgoingStreams
 
@@ -71,8 +73,9 @@ class Task:
 class Session:
     """Made once per client and process. Starts its thread with the first call."""
 
-    def __init__(self, master: Master) -> None:
+    def __init__(self, master: Master, manifest: Manifest) -> None:
         self._master = master
+        self._manifest = manifest
         self._jobs = JobTable()
         self._start_lock = threading.Lock()
         self._thread: Optional[threading.Thread] = None
@@ -97,6 +100,7 @@ class Session:
         self._acks: List[str] = []
         self._cancels: List[str] = []
         self._codes: Dict[str, Job] = {}
+        self._wheels: Dict[str, Wheel] = {}
         self._queries = Queries()
         self._stream_number = -1
         self._incoming: Dict[int, Task] = {}
@@ -372,10 +376,17 @@ class Session:
     def _welcome(self, connection: Connection) -> None:
         """On each new connection: everything without result again, in order; then, that this was all."""
         welcome = connection.welcome
+        try:
+            compare(self._manifest, welcome.get("libraries"), may_raise=not self._up)
+        except ClupyError:
+            connection.send(FrameType.GOODBYE, {})
+            connection.flush()
+            raise
         self._number += 1
         window = welcome.get("task_window", _DEFAULT_WINDOW)
         self._window = window if isinstance(window, int) and window > 0 else _DEFAULT_WINDOW
         self._codes.clear()
+        self._wheels.clear()
         self._acks.clear()
         self._cancels.clear()
         self._outgoing.clear()
@@ -439,6 +450,7 @@ class Session:
             if job_size:
                 job.sent_on = self._number
                 self._codes[job.digest] = job
+                self._wheels.update((wheel.digest, wheel) for wheel in job.wheels)
                 jobs.append(job.message)
             message: Dict[str, Any] = {"id": task.id, "job": job.id, "size": blob.size}
             if inline:
@@ -682,8 +694,10 @@ class Session:
 
     def _on_fetch(self, connection: Connection, message: Mapping[str, Any]) -> None:
         number, what = message["stream"], message["what"]
-        blob: Optional[Blob] = None
-        if what == "code":
+        blob: Union[Blob, Wheel, None] = None
+        if what == "wheel":
+            blob = self._wheels.get(message["code"])
+        elif what == "code":
             job = self._codes.get(message["code"])
             blob = job.code if job is not None else None
         elif what == "args":

@@ -6,7 +6,7 @@ from __future__ import annotations
 import collections
 import mmap
 from bisect import bisect_right
-from typing import List, Optional, Sequence, Union
+from typing import List, Optional, Protocol, Sequence, Union
 
 from ._connection import Connection
 from ._frame import PAYLOAD_SIZE_MAX, Buffer, FrameType, encode_text
@@ -16,6 +16,15 @@ _CREDIT_STEP = RESULT_WINDOW // 4
 _QUEUE_LOW = 1 << 20  # outgoing streams are served while fewer bytes than this wait to be written
 _MMAP_MIN = 1 << 20
 _PAYLOAD_PER_FRAME = PAYLOAD_SIZE_MAX
+
+
+class Source(Protocol):
+    """A payload of known size, whose bytes can be had in pieces; pieces() raises OSError when they are gone."""
+
+    @property
+    def size(self) -> int: ...
+
+    def pieces(self, offset: int, size: int) -> List[memoryview]: ...
 
 
 class Blob:
@@ -57,7 +66,7 @@ class OutgoingStream:
 
     __slots__ = ("_blob", "_credit", "_head", "_offset", "_text", "number")
 
-    def __init__(self, number: int, blob: Blob, window: int) -> None:
+    def __init__(self, number: int, blob: Source, window: int) -> None:
         self.number = number
         self._blob = blob
         self._credit = window
@@ -107,7 +116,7 @@ class OutgoingStreams:
     def __init__(self) -> None:
         self._streams: collections.OrderedDict[int, OutgoingStream] = collections.OrderedDict()
 
-    def begin(self, number: int, blob: Blob, window: int) -> None:
+    def begin(self, number: int, blob: Source, window: int) -> None:
         self._streams[number] = OutgoingStream(number, blob, window)
 
     def credit(self, number: int, size: int) -> None:
@@ -132,7 +141,11 @@ class OutgoingStreams:
             for stream in ready:
                 if stream.finished:
                     del self._streams[stream.number]
-                connection.send_encoded(stream.next_frame())
+                try:
+                    connection.send_encoded(stream.next_frame())
+                except OSError as error:
+                    del self._streams[stream.number]
+                    connection.send(FrameType.END, {"stream": stream.number, "error": "gone", "message": str(error)})
                 any_sent = True
                 if connection.queued >= _QUEUE_LOW:
                     if stream.number in self._streams:

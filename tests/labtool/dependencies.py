@@ -56,7 +56,8 @@ def ensure_uml() -> None:
 def test_python() -> Path:
     """The Python of the tests' own virtual environment, which is made or renewed when its list has changed."""
     requirements = paths.LISTS / "python-test.txt"
-    digest = hashlib.sha256(requirements.read_bytes()).hexdigest()
+    both = requirements.read_bytes() + (paths.LISTS / "python-uv.txt").read_bytes()
+    digest = hashlib.sha256(both).hexdigest()
     directory = paths.build_directory() / "venv"
     stamp = directory / "READY"
     if not stamp.exists() or stamp.read_text() != digest:

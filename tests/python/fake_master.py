@@ -253,6 +253,9 @@ class FakeMaster:
         self.executions: List[str] = []
         self.acknowledged: List[str] = []
         self.codes: Dict[str, bytes] = {}
+        self.libraries: Optional[Dict[str, str]] = None
+        self.wheels: Dict[str, bytes] = {}
+        self.before_wheel: Callable[[], object] = lambda: None  # called before a wheel is fetched
         self.inline_code = False
         self.answers: Dict[str, Callable[[Link, Dict[str, Any]], None]] = {}
         self._closed = False
@@ -334,7 +337,8 @@ class FakeMaster:
                 self.links.append(link)
             link.send(WELCOME, {"protocol": 1, "software": "0", "python": hello["python"], "epoch": 1,
                                 "session_kept": False, "heartbeat_ms": 1000, "lease_ms": 15000,
-                                "task_window": self.window, "insecure": False})
+                                "task_window": self.window, "insecure": False,
+                                **({} if self.libraries is None else {"libraries": self.libraries})})
             for task in list(self.results):
                 self.deliver(link, task)
             while True:
@@ -394,6 +398,8 @@ class FakeMaster:
             if "error" not in message:
                 assert stream["got"] == stream["size"], "an argument or code was cut short"
                 self._fetched(link, stream["what"], b"".join(stream["parts"]))
+            elif stream["what"]["what"] == "wheel":
+                self.end(stream["what"]["task"], {"kind": "environment", "log": message["message"]}, b"")
         elif kind == FETCH:
             threading.Thread(target=self._send_result, args=(link, message), daemon=True).start()
         elif kind == CREDIT:
@@ -410,6 +416,10 @@ class FakeMaster:
             link.fetch({"task": task["id"], "attempt": 1, "what": "args"}, task["size"])
         elif job["code"] not in self.codes:
             link.fetch({"task": task["id"], "attempt": 1, "what": "code", "code": job["code"]}, job["code_size"])
+        elif missing := [wheel for wheel in job.get("environment", {}).get("wheels", ())
+                         if wheel["digest"] not in self.wheels]:
+            self.before_wheel()
+            link.fetch({"task": task["id"], "what": "wheel", "code": missing[0]["digest"]}, missing[0]["size"], 1 << 19)
         else:
             threading.Thread(target=self._execute, args=(task,), daemon=True).start()
 
@@ -417,6 +427,8 @@ class FakeMaster:
         task = self.tasks[what["task"]]
         if what["what"] == "code":
             self.codes[what["code"]] = data
+        elif what["what"] == "wheel":
+            self.wheels[what["code"]] = data
         else:
             task["args"] = data
         self._advance(link, task)

@@ -186,6 +186,10 @@ def test_a_wheel_by_its_digest(builder: Builder, tmp_path: Path, shelf: Path) ->
     built = builder.build(resolved.report["lock"], environment, wheels=wheels)
     assert built.status == 0, built.log
     assert built.report["libraries"] == {"mine": "0.1+local", "beta-lib": "1.5"}
+    # So does one that a lock made elsewhere names by its version.
+    lock = f"Mine==0.1+local \\\n    --hash=sha256:{packages.digest(file)}\n"
+    built = builder.build(lock, builder.folder / "other", wheels=wheels)
+    assert built.status == 0 and built.report["libraries"] == {"mine": "0.1+local"}, built.log
 
 
 def test_no_packages(with_uv: Builder) -> None:

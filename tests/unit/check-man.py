@@ -19,6 +19,7 @@ PROGRAMS = {"clupyctl": "clupyctl.1", "clupy-masterd": "clupy-masterd.8", "clupy
             "clupy-index-config": "clupy-index.8"}
 CONFIGURATIONS = {"clupy.master.yaml.5": ["masterd/master-config.c"], "clupy.server.yaml.5": ["agent/server-config.c"],
                   "clupy.master.dependency.yaml.5": ["common/dependency-config.c"],
+                  "clupy.client.dependency.yaml.5": ["python/clupy/_environment.py"],
                   "clupy.client.yaml.5": ["ctl/client-config.c", "python/clupy/_config.py"]}
 INTERFACES = {"org.clupy.Master1.5": "masterd/master-bus.c", "org.clupy.Agent1.5": "agent/agent-bus.c"}
 QUERIES = ("org.clupy.Master1.5", "masterd/query.c")
