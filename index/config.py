@@ -342,7 +342,7 @@ def _upstreams(origins: list[Origin]) -> str:
             lines.append(f'map "" $origin{number} {{ default "{origin.url}"; }}')
     servers = nameservers()
     if servers:
-        lines.append(f"resolver {' '.join(servers)} valid=5m;\nresolver_timeout 10s;")
+        lines.append(f"resolver {' '.join(servers)} valid=5m;\nresolver_timeout 5s;")
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -9,19 +9,23 @@ breaks nodes leaves them running again, or uses `fresh_lab`, a lab of its own. B
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from labtool import build, paths  # noqa: E402
+from labs import await_agents, keep_journals  # noqa: E402
+from labtool import build  # noqa: E402
 from labtool.lab import Lab  # noqa: E402
+
+if TYPE_CHECKING:
+    from cluster import Cluster
 
 # The labs of one run of pytest. The process's number in their names tells ./lab test which were abandoned.
 _numbers = itertools.count(1)
@@ -39,37 +43,12 @@ def _boot(request: pytest.FixtureRequest, installed: Path | None) -> Iterator[La
     try:
         lab.up(getattr(request.module, "AGENTS", 3), installed)
         if installed is not None:
-            _await_agents(lab)
+            await_agents(lab)
         yield lab
     finally:
         if request.session.testsfailed > failed and lab.exists():
             keep_journals(lab)
         lab.down()
-
-
-def _await_agents(lab: Lab) -> None:
-    """Until the master knows all agents: their units are up before that."""
-    wanted = {name for name in lab.node_names() if name.startswith("agent")}
-    deadline = time.monotonic() + 60
-    while True:
-        answer = lab.node("master").run(["clupyctl", "--json", "nodes"], check=False, environment=["CLUPY_MASTER_URL="])
-        if answer.returncode == 0:
-            ready = {node["name"] for node in json.loads(answer.stdout)["nodes"] if node["state"] == "ready"}
-            if wanted <= ready:
-                return
-        assert time.monotonic() < deadline, f"not within a minute: {wanted} ready; {answer.stdout}{answer.stderr}"
-        time.sleep(0.05)
-
-
-def keep_journals(lab: Lab) -> None:
-    """Keeps the nodes' journals of a lab in which a test failed."""
-    directory = paths.build_directory() / "logs" / f"journals-{lab.name}"
-    directory.mkdir(parents=True, exist_ok=True)
-    for node in lab.nodes():
-        if node.pid() is not None:
-            text = node.run(["journalctl", "--no-pager", "--output=short-precise"], check=False).stdout
-            (directory / f"{node.name}.log").write_text(text)
-    print(f"the nodes' journals are in {directory}", file=sys.stderr)
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +61,26 @@ def lab(request: pytest.FixtureRequest, installed: Path | None) -> Iterator[Lab]
 def fresh_lab(request: pytest.FixtureRequest, installed: Path | None) -> Iterator[Lab]:
     """A running lab for one test alone."""
     yield from _boot(request, installed)
+
+
+@pytest.fixture(scope="session")
+def cluster(request: pytest.FixtureRequest, installed: Path | None) -> Iterator[Cluster]:
+    """The one cluster of all tests of environments: two agents; its master offers wheels that are made here, and reaches
+    the index of this machine's pip. Tests leave its nodes running, and the manifest to those that come after them."""
+    from cluster import Cluster
+    from offered import make_wheels
+
+    lab = Lab(f"t{os.getpid()}_{next(_numbers)}")
+    failed = request.session.testsfailed
+    try:
+        lab.up(2, installed, with_index=True)
+        await_agents(lab)
+        make_wheels(lab.shared / "wheels")
+        yield Cluster(lab)
+    finally:
+        if request.session.testsfailed > failed and lab.exists():
+            keep_journals(lab)
+        lab.down()
 
 
 @pytest.fixture(scope="session")
