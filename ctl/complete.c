@@ -62,10 +62,14 @@ static const CtlOption *option_find(const CtlVerb *verb, const char *word) {
         return NULL;
 }
 
+static bool takes_environment(const char *part) {
+        return streq_ptr(part, "show") || streq_ptr(part, "remove");
+}
+
 int ctl_complete(int argc, char *argv[]) {
         const CtlVerb *verb = NULL;
         const CtlOption *expects = NULL; /* the option whose argument comes next */
-        const char *master = NULL, *word, *equals;
+        const char *master = NULL, *part = NULL, *word, *equals;
         size_t operands = 0;
         uint64_t index;
         char **words = argv + 3; /* words[0] is "clupyctl" */
@@ -86,8 +90,11 @@ int ctl_complete(int argc, char *argv[]) {
                         expects = option_find(verb, words[i]);
                 else if (!verb)
                         verb = ctl_verb_find(words[i]);
-                else
+                else {
+                        if (operands == 0)
+                                part = words[i];
                         operands++;
+                }
         }
         word = index < n ? words[index] : "";
         equals = word[0] == '-' ? strchr(word, '=') : NULL;
@@ -110,10 +117,12 @@ int ctl_complete(int argc, char *argv[]) {
         else if (verb->words && operands == 0)
                 for (size_t i = 0; verb->words[i]; i++)
                         puts(verb->words[i]);
-        else if (operands >= verb->max_operands)
+        else if (operands >= verb->max_operands || (verb == &verb_env && !takes_environment(part)))
                 ;
         else if (streq_ptr(verb->operands, "node"))
                 print_live(master, "nodes", "nodes", "name", false);
+        else if (streq_ptr(verb->operands, "environment"))
+                print_live(master, "environments", "environments", "name", false);
         else if (streq_ptr(verb->operands, "task"))
                 print_live(master, "tasks", "tasks", "id", verb != &verb_cancel);
         return CTL_OK;

@@ -91,7 +91,7 @@ int ctl_resolve_task(Ctl *ctl, const char *name, char id[static 33]);
 const char *ctl_user(void);
 
 extern const CtlVerb verb_status, verb_nodes, verb_tasks, verb_task, verb_why, verb_logs, verb_cancel,
-        verb_drain, verb_undrain, verb_pki, verb_token, verb_version;
+        verb_drain, verb_undrain, verb_env, verb_pki, verb_token, verb_version;
 
 /* `clupyctl __complete INDEX WORD…`, for shells: prints what may stand at words[index], one candidate a
  * line. Returns the exit status. */

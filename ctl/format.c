@@ -53,7 +53,8 @@ Color state_color(const char *state) {
                 { "waiting", COLOR_YELLOW },     { "starting", COLOR_YELLOW },
                 { "cancelled", COLOR_YELLOW },   { "lost", COLOR_RED },
                 { "queued", COLOR_NONE },        { "ended", COLOR_NONE },
-                { "unreachable", COLOR_YELLOW },
+                { "unreachable", COLOR_YELLOW }, { "resolving", COLOR_YELLOW },
+                { "building", COLOR_YELLOW },    { "failed", COLOR_RED },
         };
 
         for (size_t i = 0; i < ELEMENTSOF(table); i++)

@@ -14,8 +14,8 @@ const CtlOption ctl_global_options[] = {
 const size_t ctl_n_global_options = ELEMENTSOF(ctl_global_options);
 
 const CtlVerb *const ctl_verbs[] = {
-        &verb_status, &verb_nodes, &verb_tasks,   &verb_task, &verb_why,   &verb_logs,
-        &verb_cancel, &verb_drain, &verb_undrain, &verb_pki,  &verb_token, &verb_version,
+        &verb_status, &verb_nodes,   &verb_tasks, &verb_task, &verb_why,   &verb_logs,    &verb_cancel,
+        &verb_drain,  &verb_undrain, &verb_env,   &verb_pki,  &verb_token, &verb_version,
 };
 const size_t ctl_n_verbs = ELEMENTSOF(ctl_verbs);
 

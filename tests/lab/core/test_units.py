@@ -233,7 +233,7 @@ def test_bash_completes_verbs_options_nodes_and_tasks(lab: Lab, sleeper: str) ->
         assert done.stderr == ""
         return done.stdout.split()
 
-    assert {"status", "nodes", "tasks", "task", "why", "logs", "cancel", "drain", "undrain", "pki", "token",
+    assert {"status", "nodes", "tasks", "task", "why", "logs", "cancel", "drain", "undrain", "env", "pki", "token",
             "version"} == set(complete("clupyctl "))
     assert complete("clupyctl sta") == ["status"]
     assert complete("clupyctl tasks --st") == ["--state="]

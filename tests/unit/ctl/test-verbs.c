@@ -78,6 +78,7 @@ static void assert_run(const char *line, const Canned *answers, int status, cons
         assert_null(fake.answers->verb); /* nothing is left unasked */
 }
 #define ANSWERS(...) ((const Canned[]){ __VA_ARGS__, { NULL, NULL } })
+#define NOT_ASKED ((const Canned[]){ { NULL, NULL } })
 
 static void test_status(void **state) {
         static const char answer[] =
@@ -255,12 +256,86 @@ static void test_drain(void **state) {
                    CTL_OK, "n1 is ready\n", NULL);
 }
 
+#define ENV_1 "0123456789abcdef0123456789abcdef01234567"
+#define ENV_2 "0123456700000000000000000000000000000000"
+#define ENVIRONMENT                                                                                         \
+        "\"name\":\"" ENV_1                                                                                 \
+        "\",\"default\":true,\"python\":\"3.11\",\"state\":\"building\",\"packages\":[\"numpy>=2\","        \
+        "\"pandas\"],\"bytes\":1048576,\"nodes\":[{\"node\":\"agent1\",\"state\":\"ready\","                \
+        "\"seconds\":2.5},{\"node\":\"agent2\",\"state\":\"failed\",\"message\":\"the disk is full\"}]"
+
+static void test_env(void **state) {
+        assert_run(
+                "clupyctl env list",
+                ANSWERS({ "environments", "{\"environments\":[{" ENVIRONMENT "},{\"name\":\"" ENV_2
+                                          "\",\"owner\":\"alice\",\"python\":\"3.11\",\"state\":\"ready\","
+                                          "\"packages\":[],\"nodes\":[]},{\"name\":\"python-3.11\","
+                                          "\"state\":\"ready\"}]}" }),
+                CTL_OK,
+                "NAME         FOR        PYTHON  STATE     PACKAGES          SIZE   NODES  MADE\n"
+                "012345678    default    3.11    building  numpy>=2, pandas  1.0M  1 of 2     -\n"
+                "012345670    alice      3.11    ready                          -       0     -\n"
+                "python-3.11  everybody          ready                          -       0     -\n",
+                "environments {}");
+        assert_run("clupyctl env list --json", ANSWERS({ "environments", "{\"environments\":[]}" }), CTL_OK,
+                   "{\"environments\":[]}\n", NULL);
+        assert_run("clupyctl env list", ANSWERS({ "environments", "{\"environments\":[]}" }), CTL_OK,
+                   "There is no environment: tasks have Python's standard library. Name packages in "
+                   "/etc/clupy/clupy.master.dependency.yaml, or in calls.\n",
+                   NULL);
+        assert_run("clupyctl env show 0123",
+                   ANSWERS({ "environment",
+                             "{" ENVIRONMENT ",\"libraries\":{\"numpy\":\"2.1.0\"},\"installer\":\"uv 0.1\","
+                             "\"preload\":[\"numpy\"],\"log\":\"error: no room\\u001b[2J\"}" }),
+                   CTL_OK,
+                   " Environment: " ENV_1 "\n"
+                   "         For: default\n"
+                   "       State: building\n"
+                   "      Python: 3.11\n"
+                   "    Packages: numpy>=2, pandas\n"
+                   "     Preload: numpy\n"
+                   "   Installer: uv 0.1\n"
+                   "        Size: 1.0M\n"
+                   "\n"
+                   "NODE    STATE   TOOK  MESSAGE\n"
+                   "agent1  ready   2.5s  \n"
+                   "agent2  failed     -  the disk is full\n"
+                   "\n"
+                   "LIBRARY  VERSION\n"
+                   "numpy    2.1.0\n"
+                   "\n"
+                   "The installer said:\n"
+                   "error: no room^[[2J\n",
+                   "environment {\"name\":\"0123\"}");
+        assert_run("clupyctl env show 99", ANSWERS({ "environment", NULL }), CTL_NOT_FOUND, "", NULL);
+        assert_run("clupyctl env show A/B", NOT_ASKED, CTL_USAGE, "", "");
+        assert_run("clupyctl env show", NOT_ASKED, CTL_USAGE, "", "");
+        assert_run("clupyctl env list x", NOT_ASKED, CTL_USAGE, "", "");
+        assert_run("clupyctl env install x", NOT_ASKED, CTL_USAGE, "", "");
+        assert_run("clupyctl env list --python=3.11", NOT_ASKED, CTL_USAGE, "", "");
+        assert_run("clupyctl env sync",
+                   ANSWERS({ "environment-sync", "{\"environments\":[\"" ENV_1 "\"]}" }), CTL_OK,
+                   ENV_1 " is looked up anew; see clupyctl env list\n", "environment-sync {}");
+        assert_run(
+                "clupyctl env sync", ANSWERS({ "environment-sync", "{\"environments\":[]}" }), CTL_OK,
+                "The manifest was read; there is nothing to look up: its packages are locked, or there are "
+                "none.\n",
+                NULL);
+        assert_run("clupyctl env remove 0123", ANSWERS({ "environment-remove", "{\"name\":\"" ENV_1 "\"}" }),
+                   CTL_OK, ENV_1 " is removed from each node as soon as nothing there uses it\n",
+                   "environment-remove {\"name\":\"0123\"}");
+        assert_run("clupyctl env lock -p 3.11", ANSWERS({ "environment-lock", "{\"lock\":\"numpy==2\"}" }),
+                   CTL_OK, "numpy==2\n", "environment-lock {\"python\":\"3.11\"}");
+        assert_run("clupyctl env lock", ANSWERS({ "environment-lock", "{\"lock\":\"a==1\\n\"}" }), CTL_OK,
+                   "a==1\n", "environment-lock {}");
+}
+
 int main(void) {
         static const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_status),       cmocka_unit_test(test_nodes),
                 cmocka_unit_test(test_tasks),        cmocka_unit_test(test_task_show),
                 cmocka_unit_test(test_cancel),       cmocka_unit_test(test_drain),
-                cmocka_unit_test(test_why_and_logs),
+                cmocka_unit_test(test_why_and_logs), cmocka_unit_test(test_env),
         };
 
         setlocale(LC_ALL, "C.UTF-8");
