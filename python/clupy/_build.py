@@ -326,7 +326,7 @@ def _prepare(order: Order) -> None:
         "UV_NO_CONFIG": "1", "UV_CACHE_DIR": os.path.join(order.cache, "uv"), "UV_LINK_MODE": "hardlink",
         "UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1", "UV_NO_WRAP": "1", "UV_HTTP_TIMEOUT": "120",
         # Each is a connection of this node to the master, and a process or thread of this build.
-        "UV_CONCURRENT_DOWNLOADS": "16", "UV_CONCURRENT_BUILDS": "2",
+        "UV_CONCURRENT_DOWNLOADS": "16", "UV_CONCURRENT_BUILDS": "2", "UV_COMPILE_BYTECODE_TIMEOUT": "600",
         "PIP_CONFIG_FILE": os.devnull, "PIP_NO_COLOR": "1", "PIP_DEFAULT_TIMEOUT": "120", "PIP_ROOT_USER_ACTION": "ignore",
     })
 

@@ -214,13 +214,14 @@ class EnvironmentFailedError(ClupyError):
 
 
 def _gist(log: str) -> str:
-    """What an installer's words come to: its first error with the cause that follows, else the last line."""
+    """What an installer's words come to: its first error with the causes that follow, else the last line."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     for index, line in enumerate(lines):
         kind, _, words = line.partition(":")
         if kind.lower() in ("error", "fatal") and words:
-            cause = lines[index + 1] if index + 1 < len(lines) else ""
-            if cause.startswith("cause:"):
+            for cause in lines[index + 1:]:
+                if not cause.startswith("cause:"):
+                    break
                 words += f": {cause.partition(':')[2].strip()}"
             return words.strip()[:_GIST_MAX]
     return lines[-1][:_GIST_MAX] if lines else "no log"
