@@ -53,9 +53,13 @@ static int fail_query(const Ctl *ctl, QueryError *e) {
 int ctl_connect(Ctl *ctl) {
         QueryError e = {};
 
-        if (ctl->transport || transport_open(ctl->master, CONNECT_PATIENCE_USEC, &ctl->transport, &e) >= 0)
+        if (ctl->transport)
                 return 0;
-        return fail_query(ctl, &e);
+        if (transport_open(ctl->master, CONNECT_PATIENCE_USEC, &ctl->transport, &e) < 0)
+                return fail_query(ctl, &e);
+        for (char **s = ctl->transport->warnings; s && *s; s++)
+                fprintf(stderr, "clupyctl: %s\n", *s);
+        return 0;
 }
 
 int ctl_query(Ctl *ctl, const char *verb, json_object *args, json_object **ret) {

@@ -1,4 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+
 #include "ctl.h"
 #include "json-util.h"
 
@@ -57,6 +59,11 @@ static void print_status(Ctl *ctl, json_object *status) {
         print_counts(ctl, "Tasks", tasks, task_states, ELEMENTSOF(task_states),
                      member_object(tasks, "failed"));
         printf("%9s: %lld\n", "Clients", (long long) member_int(status, "clients"));
+        if (ctl->transport->own_name) {
+                _cleanup_(freep) char *until = format_time(ctl->transport->own_not_after);
+
+                printf("%9s: %s, good until %s\n", "You", ctl->transport->own_name, strempty(until));
+        }
         if (member_bool(status, "recovering"))
                 printf("%sRecovering%s: tasks of before the master's start wait until all nodes have "
                        "reported.\n",
@@ -69,12 +76,27 @@ static void print_status(Ctl *ctl, json_object *status) {
         }
 }
 
+/* Of this end: the master does not tell. */
+static int add_own_certificate(const Ctl *ctl, json_object *status) {
+        json_object *own;
+
+        if (!ctl->transport->own_name)
+                return 0;
+        if (json_add_new_object(status, "own_certificate", &own) < 0 ||
+            json_add_string(own, "name", ctl->transport->own_name) < 0 ||
+            json_add_int64(own, "not_after", ctl->transport->own_not_after) < 0)
+                return -ENOMEM;
+        return 0;
+}
+
 static int run(Ctl *ctl) {
         _cleanup_(json_putp) json_object *answer = NULL;
         int r = ctl_query(ctl, "status", json_object_new_object(), &answer);
 
         if (r != 0)
                 return r;
+        if (ctl->json && add_own_certificate(ctl, answer) < 0)
+                return ctl_fail_memory(ctl);
         if (ctl->json)
                 ctl_print_json(ctl, answer);
         else

@@ -387,6 +387,19 @@ static int tcp_load_tls(TcpTransport *c, QueryError *ret_error) {
         return 0;
 }
 
+/* What the user should know of the certificate. Without memory it is not told. */
+static void tcp_describe(TcpTransport *c) {
+        const Identity *identity = tls_context_identity(c->tls);
+        struct timespec now;
+
+        if (!identity)
+                return;
+        clock_gettime(CLOCK_REALTIME, &now);
+        c->transport.own_name = strdup(IDENTITY_STRING(identity));
+        c->transport.own_not_after = tls_time_usec(tls_context_not_after(c->tls)) / 1000;
+        (void) tls_context_warnings(c->tls, (uint64_t) now.tv_sec * 1000000, &c->transport.warnings);
+}
+
 int transport_tcp_open(const char *url, uint64_t patience_usec, Transport **ret, QueryError *ret_error) {
         _cleanup_(freep) Address *addresses = NULL;
         _cleanup_(freep) char *tried = NULL;
@@ -421,6 +434,8 @@ int transport_tcp_open(const char *url, uint64_t patience_usec, Transport **ret,
                 else
                         r = tcp_try(c, &addresses[i], now_usec() + patience_usec, &tried);
                 if (r >= 0) {
+                        if (c->tls)
+                                tcp_describe(c);
                         *ret = TAKE_PTR(transport);
                         return 0;
                 }

@@ -76,6 +76,8 @@ int transport_open(const char *master, uint64_t patience_usec, Transport **ret, 
 Transport *transport_free(Transport *t) {
         if (t) {
                 free(t->peer);
+                free(t->own_name);
+                strv_free(t->warnings);
                 t->operations->free(t);
         }
         return NULL;

@@ -3,6 +3,7 @@
 
 #include <json-c/json.h>
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "macros.h"
 #include "memory-util.h"
@@ -49,6 +50,10 @@ typedef struct TransportOperations {
 struct Transport {
         const TransportOperations *operations;
         char *peer; /* "the system bus", "10.0.0.2:7878" */
+        /* By which certificate the master knows who asks, where that is how. */
+        char *own_name; /* "user alice"; NULL: by none */
+        int64_t own_not_after; /* unix ms */
+        char **warnings;       /* of its end, and of the authority's */
 };
 
 /* master: a URL, or NULL: CLUPY_MASTER_URL, else D-Bus if a master is on it, else clupy.client.yaml, else

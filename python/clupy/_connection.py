@@ -328,6 +328,7 @@ def _greet(master: Master, address: Address, candidate: _Candidate, session: str
             link.handshake(deadline)
             connection = Connection(sock, address, link)
             connection.hello(session, credentials.user or _system_user(False), deadline)
+            _tls.warn_of_expiry(credentials)
     except BaseException:
         sock.close()
         raise

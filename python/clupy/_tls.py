@@ -5,15 +5,16 @@ and a sentence for each way in which it can fail. Loaded with the first connecti
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import socket
 import ssl
 import stat
 import time
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, Deque, List, NamedTuple, Optional, Tuple
+from typing import Any, Deque, List, NamedTuple, Optional, Set, Tuple
 
 from . import _config
 from ._config import TlsFile, TlsFiles
@@ -22,11 +23,14 @@ from ._failures import ConfigurationError
 from ._frame import Buffer
 from ._x509 import SCHEME, Certificate, read_certificate
 
+log = logging.getLogger("clupy")
+
 MASTER_NAME = "clupy:master"
 _RAW_SIZE = 256 << 10
 _CHUNK = 64 << 10  # bytes; smaller buffers are joined up to this, larger ones are encrypted from where they are
 _CHUNK_MAX = 256 << 10
 _FILE_MAX = 1 << 20
+_EXPIRES_SOON = timedelta(days=30)
 _RECORD_KINDS = (0x15, 0x16)  # what a TLS server's first byte can be: an alert, a handshake
 
 # X509_V_ERR_…
@@ -86,6 +90,18 @@ def load(files: TlsFiles) -> Credentials:
                               "together") from None
         raise _wrong(key, f"holds no key that can be used without a passphrase ({_words(error)})") from None
     return Credentials(context, certificate, authority, content)
+
+
+_warned: Set[Tuple[str, datetime]] = set()
+
+
+def warn_of_expiry(credentials: Credentials) -> None:
+    """Once for each certificate, where it ends soon. What logs nothing otherwise prints it on stderr."""
+    path, end = credentials.certificate.path, credentials.content.not_after
+    if end - datetime.now(timezone.utc) > _EXPIRES_SOON or (path, end) in _warned:
+        return
+    _warned.add((path, end))
+    log.warning("clupy: %s expires on %s; renew it in place: clupyctl pki renew", credentials.named, _date(end))
 
 
 def _usual(name: str, marker: str) -> TlsFile:

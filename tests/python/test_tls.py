@@ -79,6 +79,18 @@ def test_own_certificate_out_of_its_time(secure: FakeMaster, cluster: Authority,
     assert not secure.hellos
 
 
+@pytest.mark.parametrize("days", [29, 31])
+def test_own_certificate_that_ends_soon_is_told_once(secure: FakeMaster, cluster: Authority, caplog: pytest.LogCaptureFixture,
+                                                     monkeypatch: pytest.MonkeyPatch, days: int) -> None:
+    use(monkeypatch, cluster.user(end=days * DAY, file=f"soon{days}"))
+    for _ in range(2):
+        with clupy.Client(secure.url) as client:
+            assert client.parallel(same)(1).wait(30)
+    told = [record.getMessage() for record in caplog.records if "expires on" in record.getMessage()]
+    assert len(told) == (days < 30), told
+    assert days > 30 or ("soon29.crt (clupy:user:alice)" in told[0] and told[0].endswith("clupyctl pki renew"))
+
+
 def test_own_certificate_of_another_authority(secure: FakeMaster, other: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, other.user())
     fails(secure.url, clupy.NotAllowedError, r"refuses .*alice.crt .*another authority than the master's.*; ask")
