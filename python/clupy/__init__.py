@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ._failures import ExitError as ExitError
     from ._failures import ForkedError as ForkedError
     from ._failures import LibraryMismatchError as LibraryMismatchError
+    from ._failures import LibraryMismatchWarning as LibraryMismatchWarning
     from ._failures import LockTimeoutError as LockTimeoutError
     from ._failures import MemoryLimitError as MemoryLimitError
     from ._failures import NodeLostError as NodeLostError
@@ -64,8 +65,8 @@ _NAMES = {
     "_current": "CurrentTask current progress",
     "_failures": (
         "ArgumentPicklingError CancelledError ClupyError ConfigurationError ConnectError CpuLimitError DeadlineError "
-        "DiskLimitError EnvironmentFailedError ExitError ForkedError LibraryMismatchError LockTimeoutError "
-        "MemoryLimitError NodeLostError NotAllowedError QuotaError RefusedError RemoteError RemoteTraceback "
+        "DiskLimitError EnvironmentFailedError ExitError ForkedError LibraryMismatchError "
+        "LibraryMismatchWarning LockTimeoutError MemoryLimitError NodeLostError NotAllowedError QuotaError RefusedError RemoteError RemoteTraceback "
         "ResultPicklingError SignalError SyscallRefusedError TimeLimitError VersionMismatchError"
     ),
     "_future": "Progress RemoteExecutionFuture Usage wait_all",

@@ -274,8 +274,18 @@ def lock_entries(lock: str) -> str:
     return "".join(f"{line}\n" for line in kept)
 
 
+def _without_addresses(lock: str) -> str:
+    """A lock names a wheel that travels by its version, as it would one of an index: its hash says which one it is."""
+    lines = []
+    for line in lock.splitlines(keepends=True):
+        address = _FROM_ADDRESS.match(line)
+        pinned = list(lock_libraries(line).items()) if address else []
+        lines.append(f"{pinned[0][0]}=={pinned[0][1]}{line[address.end():]}" if address and pinned else line)
+    return "".join(lines)
+
+
 def _with_wheels(lock: str, wheels: Sequence[str]) -> str:
-    """A lock may name a wheel that travels by its version, as it would one of an index; it comes from its address then."""
+    """The lock with the addresses of such wheels."""
     addresses = {tuple(lock_libraries(wheel).items())[0]: wheel for wheel in wheels}
     lines = []
     for line in lock.splitlines(keepends=True):
@@ -343,7 +353,8 @@ def make(order: Order) -> Dict[str, Any]:
           f"{report['platform']}", flush=True)
     if order.resolving:
         wanted = [*order.packages, *order.wheels]
-        report["lock"] = installer.resolve(order.file("wanted.txt", "".join(f"{line}\n" for line in wanted)))
+        lock = installer.resolve(order.file("wanted.txt", "".join(f"{line}\n" for line in wanted)))
+        report["lock"] = _without_addresses(lock)
         report["libraries"] = lock_libraries(report["lock"])
     else:
         lock = _with_wheels(lock_entries(order.lock), order.wheels)

@@ -26,7 +26,7 @@ from typing import (
     Union,
 )
 
-from ._environment import Environment, check_module, check_package
+from ._environment import MODULES_MAX, PACKAGES_MAX, Environment, check_module, check_package
 from ._functions import function_name
 from ._units import Duration, Size, parse_duration, parse_size
 
@@ -39,7 +39,6 @@ ExceptionTypes = Union[Type[BaseException], Tuple[Type[BaseException], ...]]
 
 _NAME = re.compile(r"[a-z0-9-]{1,32}")
 _TEXT_MAX = 128  # bytes in UTF-8
-_LIST_MAX = 1000
 _NAMES_MAX = 16  # of labels, of resources
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _COUNT_MAX = 1_000_000
@@ -182,13 +181,13 @@ def _boolean(name: str, value: Any) -> bool:
     return value
 
 
-def _list_of(check: Callable[[str, Any], str], example: str) -> Callable[[str, Any], Tuple[str, ...]]:
+def _list_of(check: Callable[[str, Any], str], most: int, example: str) -> Callable[[str, Any], Tuple[str, ...]]:
     def check_list(name: str, value: Any) -> Tuple[str, ...]:
         if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
             raise TypeError(f"{name}: expected a list, as in {name}={example}, got {value!r}")
         items = tuple(dict.fromkeys(check(name, item) for item in value))
-        if len(items) > _LIST_MAX:
-            raise ValueError(f"{name}: expected at most {_LIST_MAX}, got {len(items)}")
+        if len(items) > most:
+            raise ValueError(f"{name}: expected at most {most}, got {len(items)}")
         return items
     return check_list
 
@@ -219,7 +218,7 @@ _CHECKS: Dict[str, Callable[[str, Any], Any]] = {
     "tasks_max": _optional(_integer(1, _COUNT_MAX)), "timeout": _optional(_duration), "deadline": _optional(_duration),
     "retries": _integer(0, _COUNT_MAX), "retry_on": _retry_on, "priority": _integer(-1000, 1000),
     "isolation": _isolation, "policy": _policy, "name": _optional(_text), "detach": _boolean,
-    "packages": _list_of(check_package, '["polars>=1"]'), "preload": _list_of(check_module, '["pandas"]'),
+    "packages": _list_of(check_package, PACKAGES_MAX, '["polars>=1"]'), "preload": _list_of(check_module, MODULES_MAX, '["pandas"]'),
     "requires": _names_of(_integer(1, _COUNT_MAX), '{"gpu": 1}'), "labels": _names_of(_label, '{"zone": "a"}'),
 }
 

@@ -23,12 +23,17 @@ _KEYS = ("packages", "wheels", "lock", "preload", "base", "libraries")
 BASES = ("default", "none")
 LIBRARIES = ("warn", "error", "ignore")
 
-_COUNT_MAX = 1000  # of packages, of modules, of wheels
-_TEXT_MAX = 1000  # characters of a requirement
+# The master's bounds.
+PACKAGES_MAX = 1000
+MODULES_MAX = 256
+_WHEELS_MAX = 64
+_REQUIREMENT_MAX = 1000  # characters
+_MODULE_MAX = 255  # bytes
+_FILE_NAME_MAX = 255  # bytes
 _ENVIRONMENT_MAX = 512 << 10  # bytes of an environment's texts; the master's bound
 _READ_SIZE = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
-_REQUIREMENT = re.compile(_NAME.pattern + r"\s*(\[[^\]]*\])?\s*([<>=!~;@(][^\r\n\0]*)?")
+_REQUIREMENT = re.compile(_NAME.pattern + r"\s*(\[[^\]]*\])?\s*([<>=!~;(][^@#\\\x00-\x1f\x7f]*)?")
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 _WHEEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._]*-[A-Za-z0-9._+!]+(-[0-9][A-Za-z0-9._]*)?-[^-/]+-[^-/]+-[^-/]+\.whl")
 _WHEEL_EXPECTED = "the path of a wheel, as in dist/name-1.0-py3-none-any.whl"
@@ -145,8 +150,9 @@ def _read(path: Path) -> Optional[Manifest]:
 
 def _items(path: Path, node: Any, name: str, expected: str) -> List[Tuple[str, str]]:
     items = _yaml.items_of(path, node, name, expected)
-    if len(items) > _COUNT_MAX:
-        raise ConfigurationError(f"{_yaml.where(path, node)}: key '{name}': expected at most {_COUNT_MAX}, got {len(items)}")
+    most = MODULES_MAX if name == "preload" else PACKAGES_MAX
+    if len(items) > most:
+        raise ConfigurationError(f"{_yaml.where(path, node)}: key '{name}': expected at most {most}, got {len(items)}")
     return items
 
 
@@ -169,13 +175,16 @@ def check_package(what: str, value: Any, folder: str = "") -> str:
     if not isinstance(value, (str, os.PathLike)):
         raise TypeError(f"{what}: expected {_PACKAGE_EXPECTED}, got {value!r}")
     text = os.fspath(value)
-    if isinstance(text, str) and len(text) <= _TEXT_MAX:
-        if is_wheel(text) and _WHEEL.fullmatch(os.path.basename(text)):
+    if isinstance(text, str) and len(text) <= _REQUIREMENT_MAX:
+        if is_wheel(text) and len(os.path.basename(text)) <= _FILE_NAME_MAX and _WHEEL.fullmatch(os.path.basename(text)):
             return os.path.abspath(os.path.join(folder, os.path.expanduser(text)))
         if isinstance(value, str) and not is_wheel(text) and _REQUIREMENT.fullmatch(text.strip()):
             return text.strip()
-    hint = "; make a wheel of it: pip wheel --no-deps" if isinstance(text, str) and os.path.sep in text and (
-        "://" not in text) else ""
+    hint = ""
+    if isinstance(text, str) and ("://" in text or "@" in text):
+        hint = ": packages come from the master's index; fetch this one as a wheel, and name that"
+    elif isinstance(text, str) and os.path.sep in text:
+        hint = ": make a wheel of it (pip wheel --no-deps), and name that"
     raise ValueError(f"{what}: expected {_PACKAGE_EXPECTED}, got {text[:300]!r}{hint}")
 
 
@@ -183,7 +192,7 @@ def check_module(what: str, value: Any) -> str:
     """Raises TypeError, ValueError."""
     if not isinstance(value, str):
         raise TypeError(f"{what}: expected {_MODULE_EXPECTED}, got {value!r}")
-    if len(value) > _TEXT_MAX or not _MODULE.fullmatch(value):
+    if len(value.encode()) > _MODULE_MAX or not _MODULE.fullmatch(value):
         raise ValueError(f"{what}: expected {_MODULE_EXPECTED}, got {value[:300]!r}")
     return value
 
@@ -212,6 +221,10 @@ def environment_of(manifest: Manifest, packages: Sequence[str], preload: Sequenc
         tuple(dict.fromkeys([*kept, *(package for package in packages if not is_wheel(package))])),
         tuple(_wheels.read(path) for path in dict.fromkeys([*paths, *wheels])), manifest.lock,
         tuple(dict.fromkeys([*manifest.preload, *preload])), manifest.base)
+    if len(environment.packages) > PACKAGES_MAX or len(environment.wheels) > _WHEELS_MAX or (
+            len(environment.preload) > MODULES_MAX):
+        raise ValueError(f"packages: at most {PACKAGES_MAX} packages, {_WHEELS_MAX} wheels and {MODULES_MAX} modules to preload "
+                         "make an environment")
     size = _text_size(environment)
     if size > _ENVIRONMENT_MAX:
         raise ValueError(f"packages: with the lock they are {format_size(size)} of text, and {format_size(_ENVIRONMENT_MAX)} "

@@ -266,6 +266,10 @@ class LibraryMismatchError(VersionMismatchError):
         self.args = (f"the libraries of this client are not those of the cluster:\n{table}\n{advice}",)
 
 
+class LibraryMismatchWarning(UserWarning):
+    """The same as a warning, which `libraries: warn`, the default, gives."""
+
+
 class ConnectError(ClupyError):
     """No master could be reached, or none that can be trusted. tried: a tuple of (host, port, what happened); for a UNIX
     socket, its path and 0."""

@@ -5,16 +5,17 @@ readable by another."""
 from __future__ import annotations
 
 import importlib.metadata
-import logging
+import os
 import re
+import sys
 import threading
+import warnings
 from typing import Any, FrozenSet, List, Mapping, Optional, Sequence, Set, Tuple
 
 from ._environment import Manifest, project
-from ._failures import LibraryMismatchError
+from ._failures import LibraryMismatchError, LibraryMismatchWarning
 
-log = logging.getLogger("clupy")
-
+_PACKAGE = os.path.dirname(__file__)
 _ROWS_MAX = 25
 _ADVICE = ("values of one version may not be readable by another; install what the cluster has, or name what this program "
            "needs in clupy.client.dependency.yaml (`libraries: ignore` there says that it does not matter)")
@@ -25,22 +26,30 @@ _told: Set[FrozenSet[Difference]] = set()
 _lock = threading.Lock()
 
 
-def compare(manifest: Manifest, libraries: Any, *, may_raise: bool) -> None:
-    """libraries: WELCOME's. Says once in this process what differs, in one warning. Raises LibraryMismatchError when the
-    user's file has `libraries: error` and may_raise."""
+def compare(manifest: Manifest, libraries: Any, *, may_raise: bool) -> str:
+    """libraries: WELCOME's. Returns what to warn the user of, once in this process for the same differences; "" for nothing.
+    Raises LibraryMismatchError when the user's file has `libraries: error` and may_raise."""
     if manifest.libraries == "ignore" or not isinstance(libraries, dict) or manifest.lock or manifest.base == "none":
-        return
+        return ""
     found = differences(libraries, [project(package) for package in manifest.packages])
     if not found:
-        return
+        return ""
     if manifest.libraries == "error" and may_raise:
         raise LibraryMismatchError(found, table(found), _ADVICE)
     key = frozenset(found)
     with _lock:
         if key in _told:
-            return
+            return ""
         _told.add(key)
-    log.warning("clupy: %s:\n%s\n%s", headline(found), table(found), _ADVICE)
+    return f"{headline(found)}:\n{table(found)}\n{_ADVICE}"
+
+
+def warn(words: str) -> None:
+    """As of the line of the user's program that this is called for."""
+    level, frame = 1, sys._getframe(1)
+    while frame is not None and frame.f_back is not None and os.path.dirname(frame.f_code.co_filename) == _PACKAGE:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(words, LibraryMismatchWarning, stacklevel=level + 1)
 
 
 def differences(libraries: Mapping[Any, Any], replaced: Sequence[str] = ()) -> List[Difference]:

@@ -26,7 +26,7 @@ from ._failures import ClupyError, ConnectError
 from ._frame import INLINE_MAX, JSON_MAX, PAYLOAD_COUNT_MAX, PAYLOAD_TOTAL_MAX, Buffer, Frame, FrameType
 from ._future import RemoteExecutionFuture
 from ._job import Job, JobTable, new_id
-from ._libraries import compare
+from ._libraries import compare, warn
 from ._queries import Queries, Query, answer_words
 from ._streams import RESULT_WINDOW, Blob, IncomingStream, OutgoingStreams
 
@@ -82,6 +82,7 @@ class Session:
         self._up = False
         self._welcomed: Optional[threading.Event] = None
         self._start_error: Optional[ClupyError] = None
+        self._differences = ""  # of the cluster's libraries and those here, to be told to the user
         self._inbox: Deque[Tuple[Callable[..., None], Tuple[Any, ...]]] = collections.deque()
         self._awake = False
         self._wake_read, self._wake_write = os.pipe()
@@ -166,6 +167,9 @@ class Session:
                                source=self._master.source)
         if self._start_error is not None:
             raise self._start_error
+        words, self._differences = self._differences, ""
+        if words:
+            warn(words)
 
     def submit(self, task: Task) -> None:
         self._post(self._on_submit, task)
@@ -377,11 +381,15 @@ class Session:
         """On each new connection: everything without result again, in order; then, that this was all."""
         welcome = connection.welcome
         try:
-            compare(self._manifest, welcome.get("libraries"), may_raise=not self._up)
+            words = compare(self._manifest, welcome.get("libraries"), may_raise=not self._up)
         except ClupyError:
             connection.send(FrameType.GOODBYE, {})
             connection.flush()
             raise
+        if words and self._up:
+            log.warning("clupy: %s", words)
+        elif words:
+            self._differences = words
         self._number += 1
         window = welcome.get("task_window", _DEFAULT_WINDOW)
         self._window = window if isinstance(window, int) and window > 0 else _DEFAULT_WINDOW
