@@ -57,9 +57,10 @@ static int run(Ctl *ctl) {
         }
         n = member_length(answer, "nodes");
         if (n == 0) {
-                puts("No node has registered. On each: systemctl enable --now clupy-agent, with this master "
-                     "in "
-                     "clupy.server.yaml.");
+                puts("No node has registered. For each: `clupyctl token new` on the authority's machine "
+                     "(the "
+                     "master's), there `clupy-agent --join MASTER`, then `systemctl enable --now "
+                     "clupy-agent`.");
                 return CTL_OK;
         }
         if (table_new(columns, ELEMENTSOF(columns), &table) < 0)

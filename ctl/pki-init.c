@@ -127,7 +127,7 @@ static int print(const Ctl *ctl, const char *folder, char *const *names, const X
 
                 if (json_new_object(&json) < 0 || json_add_string(json, "folder", folder) < 0 ||
                     json_add_string(json, "authority", text) < 0 ||
-                    json_add_int64(json, "not_after", until) < 0 || pki_add_names(json, names) < 0 ||
+                    json_add_int64(json, "not_after", until * 1000) < 0 || pki_add_names(json, names) < 0 ||
                     json_add_new_array(json, "files", &list) < 0)
                         return ctl_fail_memory(ctl);
                 for (size_t i = 0; i < ELEMENTSOF(files); i++)
@@ -179,6 +179,7 @@ int pki_init(Ctl *ctl) {
         r = pki_open(ctl, AUTHORITY_READ, &authority);
         if (r != 0)
                 return r;
+        pki_record("init", "authority", NULL, "made the cluster's authority in %s", folder);
         wrote = streq(folder, AUTHORITY_FOLDER) ? write_config() : 0;
         if (wrote < 0)
                 return pki_fail(ctl, wrote, MASTER_CONFIG_FOLDER, MASTER_CONFIG_NAME);

@@ -53,24 +53,40 @@ static int write_public(Authority *a, int folder, const char **ret_file) {
         return 0;
 }
 
+/* folder: where they wait to be copied; scp gives the files there the modes that they have here. */
 static void print_copy(const Identity *identity, const char *folder) {
-        switch (identity->role) {
-        case IDENTITY_AGENT:
-                printf("Next: copy these files into %s on %s (agent.key belongs to root, mode 0600) and\n"
-                       "systemctl enable --now clupy-agent there. A join token needs no copying: clupyctl "
-                       "token new\n",
-                       AUTHORITY_FOLDER, identity->name);
-                break;
-        case IDENTITY_MASTER:
-                printf("Next: copy these files into %s of the master (master.key belongs to root, mode "
-                       "0600)\nand restart clupy-masterd\n",
-                       AUTHORITY_FOLDER);
-                break;
-        default:
-                printf("Next: copy these files into ~/.config/clupy of that person, who alone may read "
-                       "user.key:\n  scp -r '%s' HOST:.config/clupy\nand remove them here\n",
-                       folder);
-        }
+        bool system = identity->role == IDENTITY_AGENT || identity->role == IDENTITY_MASTER;
+        const char *to = system ? AUTHORITY_FOLDER : ".config/clupy";
+        char host[IDENTITY_NAME_MAX + sizeof("root@")];
+
+        if (identity->role == IDENTITY_AGENT)
+                snprintf(host, sizeof(host), "root@%s", identity->name);
+        else
+                snprintf(host, sizeof(host), "%s", system ? "root@MASTER" : "ACCOUNT@HOST");
+        printf("Next, as root here:\n"
+               "  ssh %s mkdir -p -m %s %s\n"
+               "  scp -p '%s'/* %s:%s/\n"
+               "  rm -r '%s'\n",
+               host, system ? "755" : "700", to, folder, host, to, folder);
+        if (identity->role == IDENTITY_AGENT)
+                puts("so that agent.key belongs to root there, mode 0600; and there: systemctl enable --now "
+                     "clupy-agent\nA join token needs no copying: clupyctl token new");
+        else if (system)
+                puts("so that master.key belongs to root there, mode 0600; and there: systemctl enable "
+                     "--now "
+                     "clupy-masterd\n(one that runs takes new files by itself)");
+        else
+                puts("so that user.key is readable for that person alone, mode 0600");
+}
+
+/* With --out: they are where they were wanted, or on their way in their own fashion. */
+static void print_place(const Identity *identity) {
+        if (identity->role == IDENTITY_AGENT || identity->role == IDENTITY_MASTER)
+                printf("%s looks for them in " AUTHORITY_FOLDER ", where root alone may read the key\n",
+                       identity->role == IDENTITY_MASTER ? "The master" : "The node's agent");
+        else
+                puts("That person's programs look for them in ~/.config/clupy, where nobody else may read "
+                     "user.key");
 }
 
 int pki_print_issued(const Ctl *ctl, X509 *certificate, const char *folder, bool key) {
@@ -97,7 +113,9 @@ int pki_print_issued(const Ctl *ctl, X509 *certificate, const char *folder, bool
                        strempty(until));
                 printf("  %s/%s%s\n", folder, pki_certificate_file(issued.identity.role),
                        key ? ", with its key, ca.crt and ca.crl" : "");
-                if (key)
+                if (key && ctl_option(ctl, "out"))
+                        print_place(&issued.identity);
+                else if (key)
                         print_copy(&issued.identity, folder);
         }
         certificate_free(issued.certificate);
@@ -147,6 +165,24 @@ static int write_pair(Authority *a, int folder, IdentityRole role, const char *k
         int r = folder_write(folder, files, ELEMENTSOF(files), 0, ret_file);
 
         return r < 0 ? r : write_public(a, folder, ret_file);
+}
+
+static void record(X509 *certificate, const char *action, const char *done, const char *path) {
+        char serial[CERTIFICATE_SERIAL_SIZE], uri[IDENTITY_URI_SIZE];
+        _cleanup_(freep) char *until = NULL;
+        Identity identity;
+        int64_t from, to;
+        const char *why;
+
+        if (identity_from_certificate(certificate, &identity, &why) < 0)
+                return;
+        certificate_serial(certificate, serial);
+        certificate_validity(certificate, &from, &to);
+        until = format_time(to * 1000);
+        identity_to_uri(&identity, uri);
+        pki_record(action, uri + strlen("clupy:"), serial,
+                   "%s a certificate for %s, serial %s, good until %s, in %s", done, uri, serial,
+                   strempty(until), path);
 }
 
 int pki_issue(Ctl *ctl) {
@@ -203,6 +239,7 @@ int pki_issue(Ctl *ctl) {
                 (void) authority_revoke(a, &certificate, 1, REVOCATION_CESSATION, pki_now());
                 return pki_fail(ctl, r, path, file);
         }
+        record(certificate, "issue", "issued", path);
         return pki_print_issued(ctl, TAKE_PTR(certificate), path, true);
 }
 
@@ -249,6 +286,7 @@ static int renew_one(Ctl *ctl, Authority *a, const Issued *former, unsigned days
         r = folder_write_file(folder, name, 0644, pem, strlen(pem), FOLDER_REPLACE);
         if (r < 0)
                 return pki_fail(ctl, r, path, name);
+        record(certificate, "renew", "renewed", path);
         return pki_print_issued(ctl, TAKE_PTR(certificate), path, false);
 }
 

@@ -95,9 +95,9 @@ static int add_authority(json_object *to, const X509 *authority) {
         if (r >= 0)
                 r = json_add_string(to, "sha256", digest_to_hex(&digest, hex));
         if (r >= 0)
-                r = json_add_int64(to, "not_before", from);
+                r = json_add_int64(to, "not_before", from * 1000);
         if (r >= 0)
-                r = json_add_int64(to, "not_after", until);
+                r = json_add_int64(to, "not_after", until * 1000);
         return r < 0 ? r
                      : json_add_string(to, "state",
                                        pki_now() < from    ? "not-yet-valid"
@@ -247,6 +247,12 @@ static int revoke_chosen(Ctl *ctl, Authority *a, Issued *list, size_t n, Revocat
         if (r < 0)
                 return pki_fail(ctl, r, pki_folder(ctl), "ca.crl");
         for (size_t i = 0; i < n_revoked; i++) {
+                char uri[IDENTITY_URI_SIZE];
+
+                identity_to_uri(&revoked[i].identity, uri);
+                pki_record("revoke", uri + strlen("clupy:"), revoked[i].serial,
+                           "revoked the certificate of %s, serial %s, reason %s", uri, revoked[i].serial,
+                           revocation_reason_to_string(reason));
                 revoked[i].state = ISSUED_REVOKED;
                 (void) revocation_find(authority_revoked(a), revoked[i].certificate, &revoked[i].revoked_at,
                                        &revoked[i].reason);

@@ -3,11 +3,14 @@
 #include "pki.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "client-config.h"
 #include "json-util.h"
 #include "parse-util.h"
+#include "server-config.h"
 
 typedef struct Part {
         const char *name;
@@ -35,6 +38,38 @@ const char *pki_key_file(IdentityRole role) {
         return role == IDENTITY_MASTER ? "master.key" : role == IDENTITY_AGENT ? "agent.key" : "user.key";
 }
 
+/* The master that this machine is told to use, by its user or as a node; the authority is usually there.
+ * NULL when nothing says. From malloc. */
+static char *known_master(const Ctl *ctl) {
+        _cleanup_(client_config_done) ClientConfig client = { 0 };
+        _cleanup_(freep) char *message = NULL;
+        const char *url = ctl->master ?: getenv("CLUPY_MASTER_URL");
+        ServerConfig server = { 0 };
+        char *found = NULL;
+
+        if (!isempty(url))
+                return strdup(url);
+        if (access(AUTHORITY_FOLDER "/agent.crt", F_OK) >= 0 &&
+            server_config_load(NULL, &server, &message) >= 0) {
+                if (server.n_masters > 0)
+                        found = strdup(server.masters[0].host);
+                server_config_done(&server);
+        }
+        if (!found && client_config_load(&client, &message) >= 0 && client.master)
+                found = strdup(client.master);
+        return found;
+}
+
+static int fail_elsewhere(const Ctl *ctl, const char *folder) {
+        _cleanup_(freep) char *master = known_master(ctl);
+
+        return ctl_fail(
+                ctl, CTL_NOT_FOUND, "not-found",
+                "the cluster's authority is not in %s of this machine: it is where `clupyctl pki init` "
+                "was run, usually on the master%s%s%s; do this there",
+                folder, master ? " (" : "", strempty(master), master ? ")" : "");
+}
+
 int pki_fail(const Ctl *ctl, int error, const char *folder, const char *file) {
         const char *slash = file ? "/" : "";
 
@@ -42,14 +77,8 @@ int pki_fail(const Ctl *ctl, int error, const char *folder, const char *file) {
         switch (error) {
         case -ENOENT:
         case -ENOTDIR:
-                if (streq(file, "ca.key"))
-                        return ctl_fail(ctl, CTL_NOT_FOUND, "not-found",
-                                        "the authority's key is not on this machine (%s/ca.key): do this "
-                                        "where it is",
-                                        folder);
-                if (streq(file, "ca.crt") || isempty(file) || streq(file, "issued"))
-                        return ctl_fail(ctl, CTL_NOT_FOUND, "not-found",
-                                        "there is no authority in %s; clupyctl pki init makes one", folder);
+                if (streq(file, "ca.key") || streq(file, "ca.crt") || isempty(file) || streq(file, "issued"))
+                        return fail_elsewhere(ctl, folder);
                 return ctl_fail(ctl, CTL_NOT_FOUND, "not-found", "there is no %s%s%s", folder, slash, file);
         case -EACCES:
         case -EPERM:
@@ -132,13 +161,13 @@ int pki_add_json(json_object *to, const Issued *issued) {
         if (r >= 0)
                 r = json_add_string(to, "serial", issued->serial);
         if (r >= 0)
-                r = json_add_int64(to, "not_before", issued->not_before);
+                r = json_add_int64(to, "not_before", issued->not_before * 1000);
         if (r >= 0)
-                r = json_add_int64(to, "not_after", issued->not_after);
+                r = json_add_int64(to, "not_after", issued->not_after * 1000);
         if (r >= 0)
                 r = json_add_string(to, "state", issued_state_to_string(issued->state));
         if (r >= 0 && issued->state == ISSUED_REVOKED) {
-                r = json_add_int64(to, "revoked_at", issued->revoked_at);
+                r = json_add_int64(to, "revoked_at", issued->revoked_at * 1000);
                 if (r >= 0)
                         r = json_add_string(to, "reason", revocation_reason_to_string(issued->reason));
         }
@@ -168,7 +197,7 @@ static const char *const words[] = { "init", "issue", "list", "revoke", "renew",
 
 const CtlVerb verb_pki = {
         .name = "pki",
-        .synopsis = "PART …",
+        .synopsis = "init|issue|list|revoke|renew|show …",
         .help = "Keep the cluster's certificates",
         .details = "  clupyctl pki init [--folder FOLDER] [--name HOST]... [--days NUMBER]\n"
                    "  clupyctl pki issue agent NODE | user NAME | admin NAME | master [--name HOST]...\n"

@@ -27,7 +27,7 @@ int pki_check_operands(const Ctl *ctl, size_t min, size_t max, const char *synop
 
 int64_t pki_now(void); /* unix seconds */
 
-/* One certificate: role, name, serial, not_before, not_after, state, … Returns 0, -ENOMEM. */
+/* One certificate: role, name, serial, not_before, not_after (unix ms, as all times in JSON), state, … Returns 0, -ENOMEM. */
 int pki_add_json(json_object *to, const Issued *issued);
 int pki_add_names(json_object *to, char *const *names);
 
@@ -46,6 +46,13 @@ int pki_list(Ctl *ctl);
 int pki_revoke(Ctl *ctl);
 int pki_renew(Ctl *ctl);
 int pki_show(Ctl *ctl);
+
+/* An entry in the journal: who (the account, and whose it is behind sudo) did what. action: "issue",
+ * "renew", "revoke", "init", "token-new", "token-revoke"; subject: "agent:node1" or a token's id; serial may
+ * be NULL. */
+void pki_record(const char *action, const char *subject, const char *serial, const char *format, ...)
+        _printf_(4, 5);
+#define PKI_RECORD_MESSAGE_ID "f1c6a0d84be34d57a92e6d3c8b7051fa"
 
 /* What the user means by a name ("node1", "agent:node1", "master") or (the first 8 digits or more of) a
  * serial number, among certificates that are not expired. Marks chosen[i]. Returns 0, or the exit status

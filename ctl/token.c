@@ -19,16 +19,18 @@ static const char *token_folder(const Ctl *ctl) {
         return ctl_option(ctl, "tokens") ?: JOIN_TOKEN_FOLDER;
 }
 
-/* The folder is the signer's, who alone reads it; made here when nobody has installed it. */
+/* The folder is the signer's, who alone reads it; made here when nobody has installed it. -EBADF in ret
+ * where there is none, and none is to be made: no token has been made. */
 static int open_folder(const Ctl *ctl, bool make, int *ret) {
         const char *path = token_folder(ctl);
         const struct passwd *user;
         int fd;
 
         fd = folder_open(path, make, 0700);
-        if (fd == -ENOENT)
-                return ctl_fail(ctl, CTL_NOT_FOUND, "not-found", "there are no tokens on this machine (%s)",
-                                path);
+        if (fd == -ENOENT && !make) {
+                *ret = -EBADF;
+                return 0;
+        }
         if (fd < 0)
                 return pki_fail(ctl, fd, path, NULL);
         user = make && streq(path, JOIN_TOKEN_FOLDER) ? getpwnam("clupy-signer") : NULL;
@@ -40,6 +42,14 @@ static int open_folder(const Ctl *ctl, bool make, int *ret) {
         }
         *ret = fd;
         return 0;
+}
+
+/* Tokens are where the authority is. */
+static int check_here(const Ctl *ctl) {
+        if (ctl_option(ctl, "tokens") || access(JOIN_TOKEN_FOLDER, F_OK) >= 0 || errno != ENOENT ||
+            access(AUTHORITY_FOLDER "/ca.key", F_OK) >= 0)
+                return 0;
+        return pki_fail(ctl, -ENOENT, AUTHORITY_FOLDER, "ca.key");
 }
 
 static int parse_valid(const Ctl *ctl, int64_t *ret) {
@@ -64,7 +74,7 @@ static int print_new(const Ctl *ctl, const JoinToken *token, const char *node, i
 
                 if (json_new_object(&json) < 0 || json_add_string(json, "token", text) < 0 ||
                     json_add_string(json, "id", token->id) < 0 || json_add_string(json, "node", node) < 0 ||
-                    json_add_int64(json, "expires_at", expires_at) < 0)
+                    json_add_int64(json, "expires_at", expires_at * 1000) < 0)
                         return ctl_fail_memory(ctl);
                 ctl_print_json(ctl, json);
                 return CTL_OK;
@@ -107,8 +117,11 @@ static int token_new(Ctl *ctl) {
         r = join_token_new(folder, node, now, valid_s, &digest, &token);
         if (r == -EMFILE)
                 return ctl_fail(ctl, CTL_FAILED, "failed", "there are %d tokens already", JOIN_TOKEN_MAX);
-        return r < 0 ? pki_fail(ctl, r, token_folder(ctl), NULL)
-                     : print_new(ctl, &token, node, now + valid_s);
+        if (r < 0)
+                return pki_fail(ctl, r, token_folder(ctl), NULL);
+        pki_record("token-new", token.id, NULL, "made join token %s for %s, good for %s", token.id,
+                   node ?: "any node", FORMAT_DURATION((uint64_t) valid_s * USEC_PER_SEC));
+        return print_new(ctl, &token, node, now + valid_s);
 }
 
 static int print_table(const Ctl *ctl, const JoinTokenRecord *list, size_t n) {
@@ -145,8 +158,8 @@ static int print_json(const Ctl *ctl, const JoinTokenRecord *list, size_t n) {
         for (size_t i = 0; i < n; i++)
                 if (json_append_new_object(array, &one) < 0 || json_add_string(one, "id", list[i].id) < 0 ||
                     (list[i].node[0] && json_add_string(one, "node", list[i].node) < 0) ||
-                    json_add_int64(one, "created_at", list[i].created_at) < 0 ||
-                    json_add_int64(one, "expires_at", list[i].expires_at) < 0 ||
+                    json_add_int64(one, "created_at", list[i].created_at * 1000) < 0 ||
+                    json_add_int64(one, "expires_at", list[i].expires_at * 1000) < 0 ||
                     json_add_string(one, "state", join_token_state_to_string(list[i].state)) < 0)
                         return ctl_fail_memory(ctl);
         ctl_print_json(ctl, json);
@@ -155,12 +168,16 @@ static int print_json(const Ctl *ctl, const JoinTokenRecord *list, size_t n) {
 
 static int print_all(const Ctl *ctl, int folder) {
         _cleanup_(freep) JoinTokenRecord *list = NULL;
-        size_t n;
+        size_t n = 0;
         int r;
 
-        r = join_token_list(folder, pki_now(), &list, &n);
+        r = folder < 0 ? 0 : join_token_list(folder, pki_now(), &list, &n);
         if (r < 0)
                 return pki_fail(ctl, r, token_folder(ctl), NULL);
+        if (n == 0 && !ctl->json) {
+                puts("No tokens.");
+                return CTL_OK;
+        }
         return ctl->json ? print_json(ctl, list, n) : print_table(ctl, list, n);
 }
 
@@ -172,6 +189,8 @@ static int token_list(Ctl *ctl) {
         r = pki_check_options(ctl, allowed);
         if (r == 0)
                 r = pki_check_operands(ctl, 1, 1, "");
+        if (r == 0)
+                r = check_here(ctl);
         if (r == 0)
                 r = open_folder(ctl, false, &folder);
         return r != 0 ? r : print_all(ctl, folder);
@@ -186,17 +205,21 @@ static int token_revoke(Ctl *ctl) {
         if (r == 0)
                 r = pki_check_operands(ctl, 2, SIZE_MAX, "ID...");
         if (r == 0)
+                r = check_here(ctl);
+        if (r == 0)
                 r = open_folder(ctl, false, &folder);
         if (r != 0)
                 return r;
         for (size_t i = 1; i < ctl->n_operands; i++) {
-                r = join_token_revoke(folder, ctl->operands[i]);
+                r = folder < 0 ? -ENOENT : join_token_revoke(folder, ctl->operands[i]);
                 if (r == -ENOENT)
                         return ctl_fail(ctl, CTL_NOT_FOUND, "not-found",
                                         "there is no token '%s' that could be used; see clupyctl token list",
                                         ctl->operands[i]);
                 if (r < 0)
                         return pki_fail(ctl, r, token_folder(ctl), NULL);
+                pki_record("token-revoke", ctl->operands[i], NULL, "revoked join token %s",
+                           ctl->operands[i]);
                 if (!ctl->json)
                         printf("token %s is revoked\n", ctl->operands[i]);
         }
@@ -226,7 +249,7 @@ static const char *const words[] = { "new", "list", "revoke", NULL };
 
 const CtlVerb verb_token = {
         .name = "token",
-        .synopsis = "PART …",
+        .synopsis = "new|list|revoke …",
         .help = "Let nodes into the cluster",
         .details = "  clupyctl token new [--node NODE] [--valid DURATION]\n"
                    "  clupyctl token list\n"

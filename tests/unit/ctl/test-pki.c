@@ -104,7 +104,8 @@ static void test_usage(void **state) {
         assert_run(*state, "clupyctl --json pki init x --folder @/p", CTL_USAGE, "expected");
         assert_run(*state, "clupyctl --json pki init --folder @/p --days 0", CTL_USAGE, "--days");
         assert_run(*state, "clupyctl --json pki init --folder @/p --name a/b", CTL_USAGE, "--name");
-        assert_run(*state, "clupyctl --json pki list --folder @/p", CTL_NOT_FOUND, "pki init makes one");
+        assert_run(*state, "clupyctl --json pki list --folder @/p", CTL_NOT_FOUND,
+                   "it is where `clupyctl pki init` was run");
         assert_run(*state, "clupyctl --json pki issue agent n --folder @/p", CTL_NOT_FOUND, "not-found");
         assert_run(*state, "clupyctl --json pki issue agent --folder @/p", CTL_USAGE, "expected");
         assert_run(*state, "clupyctl --json pki issue master x --folder @/p", CTL_USAGE, "expected");
@@ -113,7 +114,12 @@ static void test_usage(void **state) {
         assert_run(*state, "clupyctl --json pki show @/none", CTL_NOT_FOUND, "not-found");
         assert_run(*state, "clupyctl --json token new --folder @/p --tokens @/t", CTL_NOT_FOUND,
                    "not-found");
-        assert_run(*state, "clupyctl --json token list --tokens @/t", CTL_NOT_FOUND, "not-found");
+        assert_run(*state, "clupyctl --json --master clupy://m.example token new --folder @/p --tokens @/t",
+                   CTL_NOT_FOUND, "(clupy://m.example)");
+        assert_run(*state, "clupyctl --json token list --tokens @/t", CTL_OK, "{\"tokens\":[]}");
+        assert_run(*state, "clupyctl token list --tokens @/t", CTL_OK, "No tokens.");
+        assert_run(*state, "clupyctl --json token revoke 1234 --tokens @/t", CTL_NOT_FOUND,
+                   "no token '1234'");
         assert_run(*state, "clupyctl --json token eat", CTL_USAGE, "usage");
 }
 
@@ -132,15 +138,19 @@ static void test_life(void **state) {
         assert_mode(f, "p/master.key", 0600);
         assert_run(f, "clupyctl --json pki init --folder @/p", CTL_FAILED, "\"exists\"");
 
-        assert_run(f, "clupyctl pki issue agent node1 --folder @/p", CTL_OK, "agent node1, serial ");
+        /* Times in JSON are milliseconds. */
+        assert_true(member_int(made, "not_after") > INT64_C(1600000000000));
+        assert_run(f, "clupyctl pki issue agent node1 --folder @/p", CTL_OK,
+                   "/p/made/agent-node1'/* root@node1:/etc/clupy/pki/");
         assert_run(f, "clupyctl --json pki issue agent node1 --folder @/p", CTL_FAILED, "\"exists\"");
         assert_mode(f, "p/made/agent-node1", 0700);
         assert_mode(f, "p/made/agent-node1/agent.key", 0600);
         assert_mode(f, "p/made/agent-node1/ca.crt", 0644);
         assert_run(f, "clupyctl pki issue user alice --folder @/p --out @/alice --days 7", CTL_OK,
-                   "user alice");
+                   "look for them in ~/.config/clupy");
         assert_mode(f, "alice/user.key", 0600);
-        assert_run(f, "clupyctl pki issue admin alice --folder @/p", CTL_OK, "admin alice");
+        assert_run(f, "clupyctl pki issue admin alice --folder @/p", CTL_OK,
+                   "mkdir -p -m 700 .config/clupy");
         assert_run(f, "clupyctl pki show @/alice/user.crt --folder @/p", CTL_OK, "expires-soon");
         assert_run(f, "clupyctl pki show @/p/ca.crt", CTL_OK, "authority, serial");
         assert_run(f, "clupyctl --json pki show @/alice/user.key", CTL_FAILED, "is not a certificate");
@@ -163,6 +173,8 @@ static void test_life(void **state) {
         list = run_json(f, "clupyctl pki list --json --folder @/p", CTL_OK);
         assert_int_equal(member_length(list, "certificates"), 6); /* two of master, two of user */
         one = json_object_array_get_idx(member_object(list, "certificates"), 3);
+        assert_true(member_int(one, "not_after") > INT64_C(1600000000000) &&
+                    member_int(one, "revoked_at") > INT64_C(1600000000000));
         assert_string_equal(member_string(one, "state"), "revoked");
         assert_string_equal(member_string(one, "reason"), "superseded");
         assert_string_equal(member_string(member_object(list, "authority"), "sha256"),
@@ -196,6 +208,7 @@ static void test_token(void **state) {
                          "clupyctl --json token new --folder @/p --tokens @/t/tokens --node n1 --valid 1h",
                          CTL_OK);
         assert_string_equal(member_string(token, "node"), "n1");
+        assert_true(member_int(token, "expires_at") > INT64_C(1600000000000));
         line = strformat("clupyctl --json token revoke %s --tokens @/t/tokens", member_string(token, "id"));
         list = run_json(f, line, CTL_OK);
         assert_int_equal(member_length(list, "tokens"), 2);

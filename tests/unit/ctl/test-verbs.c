@@ -128,8 +128,8 @@ static void test_nodes(void **state) {
                 "nodes {}");
         assert_run(
                 "clupyctl nodes", ANSWERS({ "nodes", "{\"nodes\":[]}" }), CTL_OK,
-                "No node has registered. On each: systemctl enable --now clupy-agent, with this master in "
-                "clupy.server.yaml.\n",
+                "No node has registered. For each: `clupyctl token new` on the authority's machine (the "
+                "master's), there `clupy-agent --join MASTER`, then `systemctl enable --now clupy-agent`.\n",
                 NULL);
 }
 
