@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <malloc.h>
 #include <stdio.h>
+#include <systemd/sd-daemon.h>
 
 #include "daemon.h"
 #include "log.h"
@@ -51,6 +52,9 @@ int main(int argc, char *argv[]) {
                         log_error("%s", message);
                 else
                         log_error_errno(r, "Cannot read the configuration");
+                if (!arguments.check_config) /* which stays in `systemctl status` */
+                        (void) sd_notifyf(false, "STATUS=The configuration is wrong: %s",
+                                          message ?: strerrordesc_np(-r));
                 return EX_CONFIG;
         }
         if (arguments.check_config) {
