@@ -8,6 +8,7 @@
 #include "build-config.h"
 #include "bus-auth.h"
 #include "bus-request.h"
+#include "bus-task.h"
 #include "bus-watch.h"
 #include "frame.h"
 #include "history.h"
@@ -441,122 +442,6 @@ static int enumerate_nodes(sd_bus *bus, const char *prefix, void *userdata, char
         return 1;
 }
 
-/* Tasks */
-
-static int get_task_property(sd_bus *bus, const char *path, const char *interface, const char *property,
-                             sd_bus_message *reply, void *userdata, sd_bus_error *ret_error) {
-        Task *task = userdata;
-        TaskView view;
-
-        task_view(task, &view);
-        if (streq(property, "Id"))
-                return sd_bus_message_append(reply, "s", ID_HEX(view.id));
-        if (streq(property, "Job"))
-                return sd_bus_message_append(reply, "s", ID_HEX(view.job));
-        if (streq(property, "Name"))
-                return sd_bus_message_append(reply, "s", view.name);
-        if (streq(property, "Owner"))
-                return sd_bus_message_append(reply, "s", view.owner);
-        if (streq(property, "State"))
-                return sd_bus_message_append(reply, "s", view.state);
-        if (streq(property, "Node"))
-                return sd_bus_message_append(reply, "s", strempty(view.node));
-        if (streq(property, "Unit"))
-                return sd_bus_message_append(reply, "s", strempty(view.unit));
-        if (streq(property, "Cpus"))
-                return sd_bus_message_append(reply, "d", view.mcpus / 1000.0);
-        if (streq(property, "Priority"))
-                return sd_bus_message_append(reply, "i", view.priority);
-        return -EINVAL;
-}
-
-static const sd_bus_vtable task_vtable[] = {
-        SD_BUS_VTABLE_START(0),
-        SD_BUS_PROPERTY("Id", "s", get_task_property, 0, SD_BUS_VTABLE_PROPERTY_CONST),
-        SD_BUS_PROPERTY("Job", "s", get_task_property, 0, SD_BUS_VTABLE_PROPERTY_CONST),
-        SD_BUS_PROPERTY("Name", "s", get_task_property, 0, SD_BUS_VTABLE_PROPERTY_CONST),
-        SD_BUS_PROPERTY("Owner", "s", get_task_property, 0, SD_BUS_VTABLE_PROPERTY_CONST),
-        SD_BUS_PROPERTY("State", "s", get_task_property, 0, 0),
-        SD_BUS_PROPERTY("Node", "s", get_task_property, 0, 0),
-        SD_BUS_PROPERTY("Unit", "s", get_task_property, 0, 0),
-        SD_BUS_PROPERTY("Cpus", "d", get_task_property, 0, 0),
-        SD_BUS_PROPERTY("Priority", "i", get_task_property, 0, SD_BUS_VTABLE_PROPERTY_CONST),
-        SD_BUS_PROPERTY("Attempt", "u", NULL, offsetof(Task, attempt), 0),
-        SD_BUS_PROPERTY("QueuedAt", "t", NULL, offsetof(Task, queued_at), SD_BUS_VTABLE_PROPERTY_CONST),
-        SD_BUS_PROPERTY("StartedAt", "t", NULL, offsetof(Task, started_at), 0),
-        SD_BUS_VTABLE_END,
-};
-
-/* Of whom the caller of the present message may see tasks, as query_scope(). The bus itself is asked, as
- * sd-bus does for methods that are not for everybody: it answers at once. */
-static int caller_scope(Manager *m, sd_bus *bus, QueryAsker *ret_asker, const Owner **ret) {
-        _cleanup_(sd_bus_creds_unrefp) sd_bus_creds *creds = NULL;
-        sd_bus_message *message = sd_bus_get_current_message(bus);
-        uid_t uid;
-        int r;
-
-        if (!message)
-                return -ENOENT;
-        r = sd_bus_query_sender_creds(message, SD_BUS_CREDS_EUID, &creds);
-        if (r >= 0)
-                r = sd_bus_creds_get_euid(creds, &uid);
-        if (r < 0)
-                return r;
-        *ret_asker = (QueryAsker){ .user = bus_owner(uid), .privileged = uid == 0 };
-        return query_scope(m, ret_asker, ret);
-}
-
-/* The caller's own first; another's where that is the only one with this id. */
-static int find_task(sd_bus *bus, const char *path, const char *interface, void *userdata, void **ret_found,
-                     sd_bus_error *ret_error) {
-        const char *hex = startswith(path, TASK_PREFIX "/");
-        Manager *m = userdata;
-        const Owner *only;
-        QueryAsker asker;
-        TaskView view = { 0 };
-        Id id;
-
-        if (!hex || id_from_hex(hex, &id) < 0 || caller_scope(m, bus, &asker, &only) < 0)
-                return 0;
-        *ret_found = manager_task(m, asker.user, id);
-        if (!*ret_found && task_find(m, only, hex, &view) >= 0)
-                *ret_found = view.task;
-        return *ret_found ? 1 : 0;
-}
-
-static int enumerate_tasks(sd_bus *bus, const char *prefix, void *userdata, char ***ret_nodes,
-                           sd_bus_error *ret_error) {
-        Manager *m = userdata;
-        const Owner *only;
-        QueryAsker asker;
-        char **paths;
-        Owner *owner;
-        size_t n = 0;
-        Task *task;
-
-        paths = newn0(char *, MIN(m->n_tasks, (size_t) TASKS_ENUMERATED_MAX) + 1);
-        if (!paths)
-                return -ENOMEM;
-        *ret_nodes = paths;
-        if (caller_scope(m, bus, &asker, &only) < 0)
-                return 1;
-        HASHMAP_FOREACH(owner, m->owners) {
-                if (only && only != owner)
-                        continue;
-                HASHMAP_FOREACH(task, owner->tasks) {
-                        if (n >= TASKS_ENUMERATED_MAX)
-                                return 1;
-                        paths[n] = strformat(TASK_PREFIX "/%s", ID_HEX(task->id));
-                        if (!paths[n++]) {
-                                *ret_nodes = NULL;
-                                strv_free(paths);
-                                return -ENOMEM;
-                        }
-                }
-        }
-        return 1;
-}
-
 /* The connection */
 
 static int on_name(sd_bus_message *reply, void *userdata, sd_bus_error *ret_error) {
@@ -592,11 +477,6 @@ int master_bus_new(Manager *m, MasterBus **ret) {
         if (r >= 0)
                 r = sd_bus_add_node_enumerator(b->bus, NULL, NODE_PREFIX, enumerate_nodes, m);
         if (r >= 0)
-                r = sd_bus_add_fallback_vtable(b->bus, NULL, TASK_PREFIX, BUS_INTERFACE ".Task", task_vtable,
-                                               find_task, m);
-        if (r >= 0)
-                r = sd_bus_add_node_enumerator(b->bus, NULL, TASK_PREFIX, enumerate_tasks, m);
-        if (r >= 0)
                 r = sd_bus_match_signal_async(b->bus, NULL, "org.freedesktop.DBus.Local",
                                               "/org/freedesktop/DBus/Local", "org.freedesktop.DBus.Local",
                                               "Disconnected", on_disconnected, NULL, m);
@@ -604,6 +484,8 @@ int master_bus_new(Manager *m, MasterBus **ret) {
                 r = sd_bus_request_name_async(b->bus, &b->request, BUS_NAME, 0, on_name, m);
         if (r >= 0)
                 r = bus_auth_new(b->bus, &b->auth);
+        if (r >= 0)
+                r = bus_task_add(m, b->bus, b->auth, TASK_PREFIX, BUS_INTERFACE ".Task");
         if (r >= 0)
                 r = bus_watch_new(m, b->bus, BUS_PATH, BUS_INTERFACE, &b->watch);
         if (r >= 0)
