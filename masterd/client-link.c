@@ -220,6 +220,8 @@ static int submitted_again(Session *session, Task *task) {
         /* It was this client's before the master was started again, or its session was given up. */
         if (task->detached && task->session->permanent)
                 return detached_attach(task, session);
+        if (detached_is_watched(task, session))
+                return 0;
         log_warning("Client %s submitted task %s, which another client of the same user has: ignored",
                     session->user, ID_HEX(task->id));
         return 0;
@@ -332,8 +334,9 @@ static int on_submit(Peer *peer, const Frame *frame) {
         return 0;
 }
 
-/* Calls back for each task of this session that the frame names. */
-static int for_each_task(Peer *peer, json_object *json, void (*callback)(Task *task)) {
+/* Calls back for each task of this session that the frame names; with watching also for those that another
+ * client has attached to after it. */
+static int for_each_task(Peer *peer, json_object *json, bool watching, void (*callback)(Task *task)) {
         json_object *ids;
 
         if (json_get_array(json, "tasks", ENTRIES_MAX, &ids) < 0)
@@ -347,7 +350,8 @@ static int for_each_task(Peer *peer, json_object *json, void (*callback)(Task *t
                     id_from_hex(json_object_get_string(entry), &id) < 0)
                         return -EBADMSG;
                 task = owner_task(peer->session->owner, id);
-                if (task && task->session == peer->session)
+                if (task && (task->session == peer->session ||
+                             (watching && detached_is_watched(task, peer->session))))
                         callback(task);
         }
         return 0;
@@ -580,9 +584,9 @@ int client_link_frame(Peer *peer, const Frame *frame) {
         case FRAME_SUBMIT:
                 return on_submit(peer, frame);
         case FRAME_CANCEL:
-                return for_each_task(peer, frame->json, on_task_cancel);
+                return for_each_task(peer, frame->json, true, on_task_cancel);
         case FRAME_ACK:
-                return for_each_task(peer, frame->json, on_task_ack);
+                return for_each_task(peer, frame->json, false, on_task_ack);
         default:
                 return -EPROTO;
         }

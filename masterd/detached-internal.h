@@ -20,8 +20,19 @@ extern const char *const detached_part_names[_PART_MAX];
 typedef struct DetachedCode DetachedCode;
 typedef struct Transfer Transfer;
 
+enum { DETACHED_WATCHES_MAX = 64 };
+
+/* A client that has attached to it, and another one after it. */
+typedef struct DetachedWatch {
+        Detached *detached;
+        Session *session;
+        ListLink in_detached, in_session;
+} DetachedWatch;
+
 struct Detached {
         Task *task;
+        ListLink watches; /* of DetachedWatch.in_detached, who hears of its end next first */
+        unsigned n_watches;
         ListLink link, due;
         bool held;                 /* not queued before it has been written down */
         bool recorded;             /* it has */

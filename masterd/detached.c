@@ -40,6 +40,7 @@ int detached_new(Task *task, Detached **ret) {
         if (!d)
                 return -ENOMEM;
         d->task = task;
+        list_init(&d->watches);
         r = detached_code_use(d);
         if (r < 0) {
                 free(d);
@@ -50,6 +51,48 @@ int detached_new(Task *task, Detached **ret) {
         arm_expiry(task->manager);
         *ret = d;
         return 0;
+}
+
+static void watch_free(DetachedWatch *watch) {
+        watch->detached->n_watches--;
+        list_remove(&watch->in_detached);
+        list_remove(&watch->in_session);
+        free(watch);
+}
+
+static DetachedWatch *watch_find(const Detached *d, const Session *session) {
+        LIST_FOREACH(DetachedWatch, watch, in_detached, &d->watches)
+                if (watch->session == session)
+                        return watch;
+        return NULL;
+}
+
+/* Its turn comes before that of those who have waited longer. */
+static int watch_add(Detached *d, Session *session) {
+        DetachedWatch *watch = watch_find(d, session);
+
+        if (!watch) {
+                if (d->n_watches >= DETACHED_WATCHES_MAX)
+                        return -EUSERS;
+                watch = new0(DetachedWatch);
+                if (!watch)
+                        return -ENOMEM;
+                *watch = (DetachedWatch){ .detached = d, .session = session };
+                d->n_watches++;
+                list_append(&session->watches, &watch->in_session);
+        } else
+                list_remove(&watch->in_detached);
+        list_prepend(&d->watches, &watch->in_detached);
+        return 0;
+}
+
+bool detached_is_watched(const Task *task, const Session *session) {
+        return task->detached && watch_find(task->detached, session);
+}
+
+void detached_session_gone(Session *session) {
+        LIST_FOREACH(DetachedWatch, watch, in_session, &session->watches)
+                watch_free(watch);
 }
 
 Detached *detached_free(Detached *d) {
@@ -64,6 +107,8 @@ Detached *detached_free(Detached *d) {
                         m->detached_bytes -= d->bytes[part];
         }
         detached_code_leave(d);
+        LIST_FOREACH(DetachedWatch, watch, in_detached, &d->watches)
+                watch_free(watch);
         m->n_detached_stuck -= d->stuck;
         list_remove(&d->link);
         list_remove(&d->due);
@@ -403,6 +448,14 @@ int detached_permanent_session(Manager *m, const char *user, Session **ret) {
         return r;
 }
 
+/* The client that has it now. */
+static void tell(Task *task) {
+        if (task->state == TASK_ENDED)
+                session_result(task->session, task, NULL);
+        else
+                session_status_due(task->session, task);
+}
+
 static int move_to_permanent(Task *task) {
         Session *session;
         int r;
@@ -415,6 +468,23 @@ static int move_to_permanent(Task *task) {
         return r;
 }
 
+/* The client that had it has gone, or has the result: it is the next one's. */
+static int pass_on(Task *task) {
+        DetachedWatch *watch = LIST_FIRST(DetachedWatch, in_detached, &task->detached->watches);
+        Session *session;
+        int r;
+
+        if (!watch)
+                return move_to_permanent(task);
+        session = watch->session;
+        r = move(task, session);
+        if (r < 0)
+                return log_oom();
+        watch_free(watch);
+        tell(task);
+        return 0;
+}
+
 bool detached_keep(Task *task) {
         Detached *d = task->detached;
 
@@ -424,18 +494,19 @@ bool detached_keep(Task *task) {
                 detached_forget(task);
                 return false;
         }
-        return move_to_permanent(task) >= 0;
+        return pass_on(task) >= 0;
 }
 
 bool detached_acknowledged(Task *task) {
         Detached *d = task->detached;
 
         /* What is not on disk and not on its way there will not be. */
-        if (!detached_has_result(task) && !d->transfers[PART_RESULT] && !list_is_linked(&d->due)) {
+        if (!detached_has_result(task) && !d->transfers[PART_RESULT] && !list_is_linked(&d->due) &&
+            list_is_empty(&d->watches)) {
                 detached_forget(task);
                 return false;
         }
-        return move_to_permanent(task) >= 0;
+        return pass_on(task) >= 0;
 }
 
 bool detached_drop(Task *task) {
@@ -447,15 +518,24 @@ bool detached_drop(Task *task) {
 }
 
 int detached_attach(Task *task, Session *session) {
+        Session *former = task->session;
+        DetachedWatch *watch;
         int r;
 
-        r = move(task, session);
-        if (r < 0)
-                return r;
-        if (task->state == TASK_ENDED)
-                session_result(session, task, NULL);
-        else
-                session_status_due(session, task);
+        if (former != session) {
+                if (!former->permanent) {
+                        r = watch_add(task->detached, former);
+                        if (r < 0)
+                                return r;
+                }
+                r = move(task, session);
+                if (r < 0)
+                        return r;
+                watch = watch_find(task->detached, session);
+                if (watch)
+                        watch_free(watch);
+        }
+        tell(task);
         return 0;
 }
 

@@ -38,8 +38,14 @@ bool detached_has_result(const Task *task);
 bool detached_acknowledged(Task *task);
 /* Nobody wants a result any more that is kept. Frees the task; returns false when that is not so. */
 bool detached_drop(Task *task);
-/* A client of the same user wants it back. Returns 0, -ENOMEM. */
+/* A client of the same user wants it back: it is that one's from now on. A client that has it already hears
+ * of its end next, when this one has the result or has gone. Returns 0, -EUSERS when too many wait so,
+ * -ENOMEM. */
 int detached_attach(Task *task, Session *session);
+/* Whether that client waits for its turn. */
+bool detached_is_watched(const Task *task, const Session *session);
+/* It waits for nothing any more. */
+void detached_session_gone(Session *session);
 /* At the master's start. Logs what it cannot read. Returns 0, -errno. */
 int detached_load(Manager *m);
 

@@ -106,6 +106,7 @@ Manager *manager_free(Manager *m) {
         sd_event_source_disable_unref(m->notify_timer);
         entrance_done(&m->entrance);
         master_tls_done(&m->tls);
+        why_file_close(m->failures);
         state_store_close(m->store);
         master_config_free(m->config);
         sd_event_unref(m->event);
@@ -488,6 +489,9 @@ int manager_start(Manager *m) {
         r = load_nodes(m);
         if (r < 0)
                 return r;
+        r = why_file_open(m->config->state_directory, WHY_FILE_RECORDS, &m->failures);
+        if (r < 0)
+                log_warning_errno(r, "Why tasks failed will be known until the next restart only");
         r = detached_load(m);
         if (r < 0)
                 return r;

@@ -20,6 +20,7 @@
 #include "stream.h"
 #include "task.h"
 #include "types.h"
+#include "why-file.h"
 
 enum {
         MANAGER_INLINE_MEMORY =
@@ -54,6 +55,8 @@ struct Manager {
         Hashmap *owners;   /* name → Owner, which has the tasks */
         size_t n_tasks, n_orphans;
         History *history;
+        WhyFile *failures;  /* NULL in tests, and where it cannot be written */
+        bool failures_lost; /* the last one could not be written down */
         LogTails logs;
         Streams streams;
         ListLink detached;

@@ -10,6 +10,7 @@
 #include "history.h"
 #include "job.h"
 #include "json-util.h"
+#include "log.h"
 #include "manager.h"
 #include "node.h"
 #include "owner.h"
@@ -18,10 +19,10 @@
 #include "session.h"
 #include "task.h"
 #include "time-util.h"
-#include "why-journal.h"
+#include "why-file.h"
 #include "why.h"
 
-enum { TASKS_MAX = 10000, IDS_MAX = 20000, PREFIXES_MAX = 100, ANSWER_MAX = 768 << 10 };
+enum { TASKS_MAX = 10000, IDS_MAX = 20000, PREFIXES_MAX = 100, LOGGED_MAX = 100, ANSWER_MAX = 768 << 10 };
 
 static const char *const query_error_table[_QUERY_ERROR_MAX] = {
         [QUERY_OK] = "ok",
@@ -38,6 +39,7 @@ typedef struct Query {
         const QueryAsker *asker;
         json_object *args, *result;
         char *message;
+        size_t n_cancelled; /* of others */
 } Query;
 
 typedef QueryError (*QueryRun)(Query *q);
@@ -338,8 +340,10 @@ static void fill_task(Manager *m, json_object *e, const TaskView *view) {
         (void) json_add_uint64(e, "attempt", view->attempt);
         (void) json_add_uint64(e, "attempts", view->attempt);
         (void) json_add_int64(e, "priority", view->priority);
-        (void) json_add_double(e, "cpus", view->mcpus / 1000.0);
-        (void) json_add_uint64(e, "memory", view->memory);
+        /* The default of a node that has not been found yet. */
+        (void) (view->mcpus > 0 ? json_add_double(e, "cpus", view->mcpus / 1000.0)
+                                : json_add_null(e, "cpus"));
+        (void) (view->memory > 0 ? json_add_uint64(e, "memory", view->memory) : json_add_null(e, "memory"));
         add_time(e, "queued_at", view->queued_at);
         add_time(e, "started_at", view->started_at);
         add_time(e, "ended_at", view->ended_at);
@@ -473,9 +477,9 @@ static QueryError find(Query *q, TaskView *ret) {
                             "More than one task's id begins with %s: give more digits, or owner", hex);
         if (r < 0)
                 return fail(q, QUERY_NOT_FOUND,
-                            "No task %s here (the last %u ended ones are remembered): `clupyctl tasks "
-                            "--ended` lists them",
-                            hex, q->m->config->history);
+                            "No task %s here: of those that have ended the last %u since the master's start "
+                            "are remembered (`clupyctl tasks --ended`), and for %d days why one failed",
+                            hex, q->m->config->history, WHY_KEEP_DAYS);
         return QUERY_OK;
 }
 
@@ -510,22 +514,38 @@ static QueryError query_task(Query *q) {
         return QUERY_OK;
 }
 
-/* A task that has been forgotten here may be remembered by the journal. */
+/* A task that has been forgotten here may be among the failures that were written down. */
 static QueryError why_forgotten(Query *q, const char *hex) {
-        _cleanup_(freep) char *sentence = NULL, *kind = NULL;
+        const char *user = NULL, *asker = q->asker->user;
+        uint64_t now = now_usec(CLOCK_REALTIME);
         json_object *outcome;
-        Id id;
+        WhyRecord record;
+        int r;
 
-        if (id_from_hex(hex, &id) < 0 || (!may_view_all(q) && !q->asker->user) ||
-            why_from_journal(may_view_all(q) ? NULL : q->asker->user, id, &sentence, &kind) < 0)
+        (void) json_get_string_optional(q->args, "owner", 64, NULL, &user);
+        if (!may_view_all(q)) {
+                if (!asker || (user && !streq(user, asker)))
+                        return QUERY_NOT_FOUND;
+                user = asker;
+        }
+        if (!q->m->failures)
                 return QUERY_NOT_FOUND;
-        (void) json_add_id(q->result, "id", id);
+        r = why_file_find(q->m->failures, user, hex, usec_sub(now, WHY_KEEP_DAYS * USEC_PER_DAY), &record);
+        if (r == -ENOTUNIQ) {
+                q->message = mfree(q->message);
+                return fail(q, QUERY_INVALID_ARGUMENT,
+                            "More than one task's id begins with %s: give more digits, or owner", hex);
+        }
+        if (r < 0)
+                return QUERY_NOT_FOUND;
+        q->message = mfree(q->message);
+        (void) json_add_id(q->result, "id", record.id);
         (void) json_add_string(q->result, "state", "ended");
         if (json_add_new_object(q->result, "outcome", &outcome) < 0)
                 return QUERY_FAILED;
-        (void) json_add_string(outcome, "kind", kind);
-        return json_add(q->result, "sentence", json_object_new_string(sentence)) < 0 ? QUERY_FAILED
-                                                                                     : QUERY_OK;
+        (void) json_add_string(outcome, "kind", record.kind);
+        return json_add(q->result, "sentence", json_object_new_string(record.sentence)) < 0 ? QUERY_FAILED
+                                                                                            : QUERY_OK;
 }
 
 static QueryError query_why(Query *q) {
@@ -535,11 +555,8 @@ static QueryError query_why(Query *q) {
         QueryError error;
 
         error = find(q, &view);
-        if (error == QUERY_NOT_FOUND && json_get_string(q->args, "id", ID_HEX_SIZE - 1, &hex) >= 0 &&
-            why_forgotten(q, hex) == QUERY_OK) {
-                q->message = mfree(q->message);
-                return QUERY_OK;
-        }
+        if (error == QUERY_NOT_FOUND && json_get_string(q->args, "id", ID_HEX_SIZE - 1, &hex) >= 0)
+                return why_forgotten(q, hex);
         if (error != QUERY_OK)
                 return error;
         sentence = why_sentence(q->m, &view);
@@ -586,6 +603,34 @@ QueryError query_find_log(Manager *m, const QueryAsker *asker, json_object *args
         return error == QUERY_OK && !may_manage(&q, ret->owner) ? QUERY_NOT_ALLOWED : error;
 }
 
+/* What somebody did who may do it, to others' or to all's: who, from where, to what. */
+static void log_action(const Query *q, const char *action, const char *node, const char *task,
+                       const char *owner, const char *message) {
+        const QueryAsker *asker = q->asker;
+
+        log_struct(LOG_NOTICE,
+                   log_field("MESSAGE=%s%s%s %s", isempty(asker->user) ? "somebody" : asker->user,
+                             asker->from ? " at " : "", strempty(asker->from), message),
+                   log_field("MESSAGE_ID=" QUERY_ACTION_MESSAGE_ID), log_field("CLUPY_ACTION=%s", action),
+                   log_field("CLUPY_OPERATOR=%s", strempty(asker->user)),
+                   log_field("CLUPY_PEER=%s", strempty(asker->from)),
+                   log_field("CLUPY_NODE=%s", strempty(node)), log_field("CLUPY_TASK_ID=%s", strempty(task)),
+                   log_field("CLUPY_OWNER=%s", strempty(owner)));
+}
+
+/* At most so many one by one: somebody may cancel thousands. */
+static void log_cancelled(Query *q, const Task *task) {
+        _cleanup_(freep) char *message = NULL;
+
+        if (q->asker->user && streq(q->asker->user, task->session->user))
+                return;
+        if (++q->n_cancelled > LOGGED_MAX)
+                return;
+        message = strformat("cancelled task %s (%s) of %s", ID_HEX(task->id), task->job->name,
+                            task->session->user);
+        log_action(q, "cancel", NULL, ID_HEX(task->id), task->session->user, strempty(message));
+}
+
 static QueryError cancel_one(Query *q, Task *task, const char *by, json_object *cancelled) {
         Id id;
 
@@ -594,10 +639,17 @@ static QueryError cancel_one(Query *q, Task *task, const char *by, json_object *
                             "Task %s is %s's: only its owner and an administrator may cancel it",
                             ID_HEX(task->id), task->session->user);
         id = task->id;
-        if (task_is_unfinished(task))
+        if (task_is_unfinished(task)) {
+                log_cancelled(q, task);
                 task_cancel(task, by);
-        else if (!task->detached || !detached_drop(task)) /* gives back the disk that its result takes */
-                return QUERY_OK;
+        } else {
+                bool kept = task->detached && task->session->permanent;
+
+                if (kept)
+                        log_cancelled(q, task);
+                if (!kept || !detached_drop(task)) /* gives back the disk that its result takes */
+                        return QUERY_OK;
+        }
         (void) json_append_id(cancelled, id);
         return QUERY_OK;
 }
@@ -635,7 +687,7 @@ static bool all_are_whole(json_object *ids) {
         return true;
 }
 
-static QueryError query_cancel(Query *q) {
+static QueryError cancel_all(Query *q) {
         json_object *ids = NULL, *cancelled;
         const char *job = NULL, *by = "";
         QueryError error;
@@ -672,7 +724,20 @@ static QueryError query_cancel(Query *q) {
         return job ? cancel_job(q, job, by, cancelled) : QUERY_OK;
 }
 
+static QueryError query_cancel(Query *q) {
+        QueryError error = cancel_all(q);
+
+        if (q->n_cancelled > LOGGED_MAX) {
+                _cleanup_(freep) char *message =
+                        strformat("cancelled %zu more tasks of others", q->n_cancelled - LOGGED_MAX);
+
+                log_action(q, "cancel", NULL, NULL, NULL, strempty(message));
+        }
+        return error;
+}
+
 static QueryError set_drain(Query *q, bool drain) {
+        _cleanup_(freep) char *message = NULL;
         const char *name = NULL;
         Node *node;
         int r;
@@ -691,6 +756,8 @@ static QueryError set_drain(Query *q, bool drain) {
                             "Node %s stays as it is: the master cannot write it down in %s: %s. Make room "
                             "there and ask again",
                             name, q->m->config->state_directory, strerrordesc_np(-r));
+        message = strformat("%s node %s", drain ? "drained" : "undrained", node->name);
+        log_action(q, drain ? "drain" : "undrain", node->name, NULL, NULL, strempty(message));
         (void) json_add_string(q->result, "node", node->name);
         (void) json_add_string(q->result, "state", node_state_to_string(node->state));
         (void) json_add_uint64(q->result, "running", node->n_charged);
@@ -708,6 +775,7 @@ static QueryError query_undrain(Query *q) {
 static QueryError query_attach(Query *q) {
         Task *task = NULL;
         Id id;
+        int r;
 
         if (json_get_id(q->args, "id", &id) < 0)
                 return fail(q, QUERY_INVALID_ARGUMENT, "id: expected the whole id of a detached task");
@@ -718,8 +786,10 @@ static QueryError query_attach(Query *q) {
                 return fail(q, QUERY_NOT_FOUND,
                             "There is no detached task %s of %s (any more): results are kept for %s",
                             ID_HEX(id), q->asker->user, FORMAT_DURATION(q->m->config->detached_keep));
-        if (detached_attach(task, q->asker->session) < 0)
-                return QUERY_FAILED;
+        r = detached_attach(task, q->asker->session);
+        if (r < 0)
+                return fail(q, QUERY_FAILED, "Task %s: %s", ID_HEX(id),
+                            r == -EUSERS ? "too many clients are attached to it" : strerrordesc_np(-r));
         (void) json_add_id(q->result, "id", id);
         (void) json_add_string(q->result, "state", task_state_to_string(task->state));
         (void) json_add_string(q->result, "name", task->job->name);

@@ -20,6 +20,9 @@ typedef enum QueryError {
         _QUERY_ERROR_MAX,
 } QueryError;
 
+/* What operators did: drained and undrained nodes, cancelled others' tasks. */
+#define QUERY_ACTION_MESSAGE_ID "0b3d7c52f6a94e1b8f0e7a2c4d915e63"
+
 /* The wire's codes: "not-found", … */
 DEFINE_NAME_TABLE_DECLARATION(query_error, QueryError);
 

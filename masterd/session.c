@@ -46,6 +46,7 @@ int session_new(Manager *manager, const char *user, Id key, Session **ret) {
         list_init(&session->tasks);
         list_init(&session->status_due);
         list_init(&session->results_due);
+        list_init(&session->watches);
         session->results = BATCH_INIT(FRAME_RESULT, "results");
         r = owner_get(manager, user, &session->owner);
         if (r < 0)
@@ -76,6 +77,7 @@ Session *session_free(Session *session) {
                 return NULL;
         LIST_FOREACH(Task, task, in_session, &session->tasks)
                 task_free(task);
+        detached_session_gone(session);
         if (session->owner)
                 owner_session_gone(session->owner, session);
         HASHMAP_FOREACH(job, session->jobs)
@@ -143,6 +145,7 @@ void session_end(Session *session, const char *by) {
 
         session->ended = true;
         session->peer = NULL;
+        detached_session_gone(session);
         LIST_FOREACH(Task, task, in_session, &session->tasks)
                 if (!task->detached || !detached_keep(task))
                         task_discard(task, by);

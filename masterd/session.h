@@ -35,6 +35,7 @@ struct Session {
         size_t runnable_index;
         uint64_t served; /* when it last got a place */
         ListLink status_due, results_due;
+        ListLink watches; /* of DetachedWatch: calls of which another client hears first */
         Batch results;
         bool flush_due;
         sd_event_source *timer;

@@ -272,6 +272,8 @@ void task_attach(Task *task, Attempt *attempt) {
         attempt->task = task;
         task->attempt = attempt->number;
         task->wire = attempt->id;
+        task->given_mcpus = attempt->mcpus;
+        task->given_memory = attempt->memory;
         free_and_strdup(&task->node_name, attempt->node->name);
         free_and_strdup(&task->unit, attempt->unit);
 }

@@ -79,7 +79,9 @@ struct Task {
         bool has_wire;          /* in Owner.wires */
         bool payload_sent;      /* the present connection got the result inline */
         char *node_name, *unit; /* of the last attempt */
-        char *progress;         /* JSON */
+        uint32_t given_mcpus;   /* and what it was given; 0: there was none */
+        uint64_t given_memory;
+        char *progress; /* JSON */
         LogTail *log;
         Detached *detached;
 

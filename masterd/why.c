@@ -216,38 +216,50 @@ static const char *last_line(const char *s) {
         return line && line[1] ? line + 1 : s;
 }
 
-/* Files count as memory: who fills /tmp does not know that it is this. */
-static char *why_memory(json_object *outcome) {
+/* Files count as memory: who fills /tmp does not know that it is this. NULL: it is not much. */
+static const char *files_place(json_object *outcome, uint64_t *ret_size) {
         uint64_t limit = number(outcome, "limit"), tmp = number(outcome, "tmp"),
                  shm = number(outcome, "shm");
-        _cleanup_(freep) char *files = NULL;
 
-        if (MAX(tmp, shm) >= limit / 8 && limit > 0) {
-                files = strformat(", %s of it for files in %s", FORMAT_BYTES(MAX(tmp, shm)),
-                                  tmp >= shm ? "/tmp" : "/dev/shm");
-                if (!files)
-                        return NULL;
-        }
-        return strformat("went over its memory limit of %s (peak %s%s): ask for more with memory=\"%s\", or "
-                         "have it %s less",
-                         FORMAT_BYTES(limit), FORMAT_BYTES(number(outcome, "peak")), strempty(files),
-                         FORMAT_BYTES(2 * limit), files ? "write" : "hold");
+        *ret_size = MAX(tmp, shm);
+        if (limit == 0 || *ret_size < limit / 8)
+                return NULL;
+        return tmp >= shm ? "/tmp" : "/dev/shm";
+}
+
+static char *why_memory(json_object *outcome) {
+        uint64_t size;
+        const char *place = files_place(outcome, &size);
+        _cleanup_(freep) char *files =
+                place ? strformat(", %s of it for files in %s", FORMAT_BYTES(size), place) : NULL;
+
+        return strformat("went over its memory limit of %s (peak %s%s)",
+                         FORMAT_BYTES(number(outcome, "limit")), FORMAT_BYTES(number(outcome, "peak")),
+                         strempty(files));
+}
+
+static bool is_out_of_files(json_object *outcome) {
+        uint64_t files_limit = number(outcome, "files_limit");
+
+        return files_limit > 0 && number(outcome, "files_used") >= files_limit &&
+               number(outcome, "used") < number(outcome, "limit");
 }
 
 static char *why_disk(json_object *outcome) {
         _cleanup_(freep) char *place = text(outcome, "place");
         uint64_t limit = number(outcome, "limit"), used = number(outcome, "used");
-        uint64_t files_limit = number(outcome, "files_limit"), files = number(outcome, "files_used");
 
-        if (files_limit > 0 && files >= files_limit && used < limit)
-                return strformat("used up the %" PRIu64
-                                 " files that its %s may have (%s of %s in use): have it "
-                                 "make fewer",
-                                 files_limit, place ?: "/tmp", FORMAT_BYTES(used), FORMAT_BYTES(limit));
-        return strformat(
-                "ran out of room in its %s of %s (%s in use when it failed): have it write less, or "
-                "raise task.tmp in the node's clupy.server.yaml",
-                place ?: "/tmp", FORMAT_BYTES(limit), FORMAT_BYTES(used));
+        if (is_out_of_files(outcome))
+                return strformat("used up the %" PRIu64 " files that its %s may have (%s of %s in use)",
+                                 number(outcome, "files_limit"), place ?: "/tmp", FORMAT_BYTES(used),
+                                 FORMAT_BYTES(limit));
+        return strformat("ran out of room in its %s of %s (%s in use when it failed)", place ?: "/tmp",
+                         FORMAT_BYTES(limit), FORMAT_BYTES(used));
+}
+
+static bool is_crash(const char *signal) {
+        return streq_ptr(signal, "SIGSEGV") || streq_ptr(signal, "SIGABRT") || streq_ptr(signal, "SIGBUS") ||
+               streq_ptr(signal, "SIGILL") || streq_ptr(signal, "SIGFPE");
 }
 
 /* What happened, without where. */
@@ -261,8 +273,7 @@ static char *why_ended(const TaskView *view, json_object *outcome, json_object *
         case OUTCOME_EXCEPTION:
                 return strdup("raised an exception, which its client has with its traceback");
         case OUTCOME_EXIT:
-                return strformat("ended by itself with status %" PRIu64
-                                 " before there was a result: look for sys.exit() or os._exit() in it",
+                return strformat("ended by itself with status %" PRIu64 " before there was a result",
                                  number(outcome, "status"));
         case OUTCOME_MEMORY:
                 return why_memory(outcome);
@@ -270,9 +281,7 @@ static char *why_ended(const TaskView *view, json_object *outcome, json_object *
                 return strformat("used up its CPU time of %s",
                                  FORMAT_DURATION(number(outcome, "limit_ms") * USEC_PER_MSEC));
         case OUTCOME_TIMEOUT:
-                return strformat("ran longer than its timeout of %s (it had used %s of CPU): raise "
-                                 "timeout=, or look where "
-                                 "it waits with `clupyctl logs`",
+                return strformat("ran longer than its timeout of %s (it had used %s of CPU)",
                                  FORMAT_DURATION(number(outcome, "limit_ms") * USEC_PER_MSEC),
                                  FORMAT_DURATION(number(receipt, "cpu_us")));
         case OUTCOME_DEADLINE:
@@ -286,10 +295,7 @@ static char *why_ended(const TaskView *view, json_object *outcome, json_object *
                                  strempty(name));
         case OUTCOME_SIGNAL:
                 return strformat("was ended by %s%s", strempty(name),
-                                 streq_ptr(name, "SIGSEGV") || streq_ptr(name, "SIGABRT") ||
-                                                 streq_ptr(name, "SIGBUS")
-                                         ? ": a crash in native code"
-                                         : "");
+                                 is_crash(name) ? ": a crash in native code" : "");
         case OUTCOME_CANCELLED:
                 return strformat("was cancelled by %s", isempty(by) ? "its client" : by);
         case OUTCOME_ENVIRONMENT:
@@ -299,21 +305,90 @@ static char *why_ended(const TaskView *view, json_object *outcome, json_object *
                 return strformat("ran well, but its result cannot be sent: %s (%s)", strempty(name),
                                  strempty(message));
         case OUTCOME_NODE_LOST:
-                return strformat(
-                        "was given up after %u attempt%s, none of which its node could finish%s%s: see "
-                        "`clupyctl nodes`, or allow more with retries=",
-                        view->attempt, s_if_many(view->attempt), message ? "; the last: " : "",
-                        strempty(message));
+                return strformat("was given up after %u attempt%s, none of which its node could finish%s%s",
+                                 view->attempt, s_if_many(view->attempt), message ? "; the last: " : "",
+                                 strempty(message));
         case OUTCOME_REFUSED:
                 return strformat("was refused: %s", strempty(message));
         default:
-                return strformat("ended: %s", outcome_kind_to_string(view->kind));
+                return strformat("ended: %s", strempty(outcome_kind_to_string(view->kind)));
+        }
+}
+
+/* Of what was refused: who can change it. */
+static char *next_refused(json_object *outcome) {
+        _cleanup_(freep) char *reason = text(outcome, "reason");
+
+        if (streq_ptr(reason, "not-allowed"))
+                return strdup("Do without it, or have an administrator allow it (`access` in "
+                              "clupy.master.yaml)");
+        if (streq_ptr(reason, "quota"))
+                return strdup("Ask for less, or have an administrator raise the bound (`access` in "
+                              "clupy.master.yaml)");
+        if (streq_ptr(reason, "unknown"))
+                return strdup("Ask for one that there is, or have an administrator add it (`policies` in "
+                              "clupy.master.yaml)");
+        return strdup("Call it again when this has been mended; `clupyctl status` shows the master's "
+                      "warnings");
+}
+
+/* What to do about it. NULL: nothing is wrong. */
+static char *why_next(const TaskView *view, json_object *outcome) {
+        _cleanup_(freep) char *name = text(outcome, "name");
+        char id[ID_HEX_SIZE];
+        uint64_t size;
+
+        id_to_hex(view->id, id);
+        switch (view->kind) {
+        case OUTCOME_VALUE:
+                return NULL;
+        case OUTCOME_EXCEPTION:
+                return strformat("Look at failure of its future, or at what it printed: clupyctl logs %.12s",
+                                 id);
+        case OUTCOME_EXIT:
+                return strformat("Look for sys.exit() or os._exit() in it, and at what it printed: clupyctl "
+                                 "logs %.12s",
+                                 id);
+        case OUTCOME_MEMORY:
+                return strformat("Ask for more with memory=\"%s\", or have it %s less",
+                                 FORMAT_BYTES(2 * number(outcome, "limit")),
+                                 files_place(outcome, &size) ? "write" : "hold");
+        case OUTCOME_CPU_TIME:
+                return strdup("Split the work into smaller calls, or have the limit raised");
+        case OUTCOME_TIMEOUT:
+                return strformat("Raise timeout=, or look where it waits: clupyctl logs %.12s", id);
+        case OUTCOME_DEADLINE:
+                return strdup("Give it a later deadline= or a higher priority=, or add nodes");
+        case OUTCOME_DISK:
+                return strdup(is_out_of_files(outcome)
+                                      ? "Have it make fewer, or remove those that are done with"
+                                      : "Have it write less, or raise task.tmp in the node's "
+                                        "clupy.server.yaml");
+        case OUTCOME_SYSCALL:
+                return strdup("Do without it, or ask for a policy that has it with policy=");
+        case OUTCOME_SIGNAL:
+                return strformat("%s: clupyctl logs %.12s",
+                                 is_crash(name) ? "Look for the native library in what it printed last"
+                                                : "Look at what it printed last",
+                                 id);
+        case OUTCOME_CANCELLED:
+                return strdup("Call it again if its value is still wanted");
+        case OUTCOME_ENVIRONMENT:
+                return strdup("Mend the list of its packages; failure of its future has the whole log");
+        case OUTCOME_RESULT_PICKLING:
+                return strdup("Have it return plain data");
+        case OUTCOME_NODE_LOST:
+                return strdup("Look at `clupyctl nodes`, or allow more with retries=");
+        case OUTCOME_REFUSED:
+                return next_refused(outcome);
+        default:
+                return strdup("Call it again; the journals of the master and of its node tell more");
         }
 }
 
 char *why_sentence(Manager *m, const TaskView *view) {
         _cleanup_(json_putp) json_object *outcome = NULL, *receipt = NULL;
-        _cleanup_(freep) char *what = NULL, *where = NULL, *receipt_text = NULL;
+        _cleanup_(freep) char *what = NULL, *where = NULL, *next = NULL, *receipt_text = NULL;
 
         if (view->task && task_is_unfinished(view->task)) {
                 _cleanup_(freep) char *reason = why_waiting(m, view->task);
@@ -352,7 +427,23 @@ char *why_sentence(Manager *m, const TaskView *view) {
         if (view->node)
                 where = strformat(" It ran on %s%s%s.", view->node, view->unit ? " in " : "",
                                   strempty(view->unit));
-        return strformat("%s of %s %s.%s", view->name, view->owner, what, strempty(where));
+        next = why_next(view, outcome);
+        return strformat("%s of %s %s.%s%s%s%s", view->name, view->owner, what, strempty(where),
+                         next ? " " : "", strempty(next), next ? "." : "");
+}
+
+/* A disk that is full is no reason to say so for each task. */
+static void write_down(Manager *m, const Task *task, const char *sentence) {
+        int r;
+
+        if (!m->failures)
+                return;
+        r = why_file_add(m->failures, task->id, task->session->user,
+                         strempty(outcome_kind_to_string(task->outcome_kind)), task->ended_at, sentence);
+        if (r < 0 && !m->failures_lost)
+                log_warning_errno(r, "Why tasks fail cannot be written down in %s",
+                                  m->config->state_directory);
+        m->failures_lost = r < 0;
 }
 
 void why_log(Task *task) {
@@ -361,6 +452,7 @@ void why_log(Task *task) {
 
         task_view(task, &view);
         sentence = why_sentence(task->manager, &view);
+        write_down(task->manager, task, strempty(sentence));
         log_struct(LOG_NOTICE, log_field("MESSAGE=%s", strempty(sentence)),
                    log_field("MESSAGE_ID=" WHY_MESSAGE_ID), log_field("CLUPY_TASK_ID=%s", ID_HEX(task->id)),
                    log_field("CLUPY_JOB_ID=%s", ID_HEX(task->job->id)),

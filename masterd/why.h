@@ -15,6 +15,7 @@ char *why_waiting(Manager *m, const Task *task);
 /* No node there is could ever run one of its tasks: somebody has to do something. */
 bool why_is_hopeless(Manager *m, const Job *job);
 
-/* The record in the journal of a task that did not end with a value. */
+/* Of a task that did not end with a value: an entry in the journal, and a record for those who ask `why`
+ * when the task itself is forgotten. */
 void why_log(Task *task);
 #define WHY_MESSAGE_ID "5c2f0a7de1f84c0d9b1b5f5c7c0e6a31"

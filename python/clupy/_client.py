@@ -44,6 +44,7 @@ _NAME_MAX = 128  # bytes in UTF-8
 _CODE_MAX = 64 << 20  # bytes; the master's bound
 _SHIPPED_MAX = 16 << 10  # bytes of a function that may travel with each call
 _ID_SIZE = 32
+_ID_MIN = 4
 Decorator = Callable[[Callable[..., R]], ParallelFunction[R]]
 
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
@@ -92,8 +93,15 @@ class Client:
 
     def attach(self, task_id: str) -> RemoteExecutionFuture[Any]:
         """See clupy.attach()."""
-        if not (isinstance(task_id, str) and len(task_id) == _ID_SIZE and set(task_id) <= set("0123456789abcdef")):
-            raise ValueError(f"expected the id of a task, {_ID_SIZE} hexadecimal digits, got {task_id!r}")
+        if not (isinstance(task_id, str) and _ID_MIN <= len(task_id) <= _ID_SIZE
+                and set(task_id) <= set("0123456789abcdef")):
+            raise ValueError(f"expected the id of a task, {_ID_SIZE} hexadecimal digits or at least the first {_ID_MIN}, "
+                             f"got {task_id!r}")
+        if len(task_id) < _ID_SIZE:
+            try:
+                task_id = str(self.query("task", {"id": task_id})["id"])
+            except ClupyError as error:
+                raise ClupyError(f"task {task_id} cannot be attached to: {str(error).partition(': ')[2]}") from None
         session = self._connected()
         for known in session.outstanding:
             if known.id == task_id:  # a result comes once for each session
@@ -322,7 +330,8 @@ def job(name: str, **options: Any) -> JobScope:
 
 
 def attach(task_id: str) -> RemoteExecutionFuture[Any]:
-    """The future of a call made with detach=True, perhaps by another process of the same user.
+    """The future of a call made with detach=True, perhaps by another process of the same user: by its id, or by so many of
+    its first digits, at least 4, that it is the only one. Whoever has its future already hears of its end too.
 
     Raises ValueError for what is no id, ClupyError when the cluster knows no such call."""
     return default_client().attach(task_id)

@@ -9,6 +9,19 @@ static void assert_says(char *sentence, const char *part) {
         free(sentence);
 }
 
+/* The last sentence says what to do. */
+static void assert_ends(char *sentence, const char *part) {
+        const char *last = strrchr(sentence, '.');
+
+        assert_non_null(last);
+        assert_string_equal(last, ".");
+        last = strstr(sentence, "u.scope. ");
+        assert_non_null(last);
+        if (!strstr(last, part))
+                fail_msg("'%s' does not end with '%s'", sentence, part);
+        free(sentence);
+}
+
 static void test_waiting(void **state) {
         _cleanup_(manager_freep) Manager *m = fixture_new();
         Session *session = fixture_session(m, "alice");
@@ -38,33 +51,41 @@ static void test_waiting(void **state) {
 
 typedef struct Sentence {
         OutcomeKind kind;
-        const char *outcome, *says;
+        const char *outcome, *says, *next;
 } Sentence;
 
 static void test_ended(void **state) {
         static const Sentence sentences[] = {
                 { OUTCOME_MEMORY, "{\"limit\":67108864,\"peak\":68157440}",
-                  "memory limit of 64.0M (peak 65.0M)" },
-                { OUTCOME_TIMEOUT, "{\"limit_ms\":1500}", "timeout of 1.5" },
-                { OUTCOME_DEADLINE, "{\"limit_ms\":60000}", "deadline of 1min" },
-                { OUTCOME_CPU_TIME, "{\"limit_ms\":2000}", "CPU time of 2.0s" },
+                  "memory limit of 64.0M (peak 65.0M)", "memory=" },
+                { OUTCOME_TIMEOUT, "{\"limit_ms\":1500}", "timeout of 1.5", "timeout=" },
+                { OUTCOME_DEADLINE, "{\"limit_ms\":60000}", "deadline of 1min", "deadline=" },
+                { OUTCOME_CPU_TIME, "{\"limit_ms\":2000}", "CPU time of 2.0s", "smaller calls" },
                 { OUTCOME_MEMORY, "{\"limit\":67108864,\"peak\":68157440,\"tmp\":4096,\"shm\":62914560}",
-                  "peak 65.0M, 60.0M of it for files in /dev/shm)" },
+                  "peak 65.0M, 60.0M of it for files in /dev/shm)", "memory=" },
                 { OUTCOME_DISK, "{\"place\":\"/tmp\",\"limit\":1048576,\"used\":1048576,\"files_limit\":9}",
-                  "out of room in its /tmp of 1.0M (1.0M in use" },
+                  "out of room in its /tmp of 1.0M (1.0M in use", "Have it" },
                 { OUTCOME_DISK,
                   "{\"place\":\"/dev/"
                   "shm\",\"limit\":1048576,\"used\":4096,\"files_limit\":9,\"files_used\":9}",
-                  "used up the 9 files that its /dev/shm may have" },
-                { OUTCOME_EXIT, "{\"status\":3}", "status 3" },
-                { OUTCOME_SIGNAL, "{\"name\":\"SIGSEGV\"}", "SIGSEGV: a crash" },
-                { OUTCOME_SYSCALL, "{\"name\":\"bpf\"}", "system call bpf" },
-                { OUTCOME_CANCELLED, "{\"by\":\"bob\"}", "cancelled by bob" },
-                { OUTCOME_ENVIRONMENT, "{\"log\":\"a\\nno such package\"}", "no such package" },
-                { OUTCOME_RESULT_PICKLING, "{\"name\":\"lock\",\"message\":\"m\"}", "lock (m)" },
-                { OUTCOME_NODE_LOST, "{\"message\":\"m\"}", "2 attempts" },
-                { OUTCOME_REFUSED, "{\"message\":\"no policy\"}", "refused: no policy" },
-                { OUTCOME_EXCEPTION, "{}", "raised an exception" },
+                  "used up the 9 files that its /dev/shm may have", "Have it make fewer" },
+                { OUTCOME_EXIT, "{\"status\":3}", "status 3", "clupyctl logs" },
+                { OUTCOME_SIGNAL, "{\"name\":\"SIGSEGV\"}", "SIGSEGV: a crash", "clupyctl logs" },
+                { OUTCOME_SYSCALL, "{\"name\":\"bpf\"}", "system call bpf", "policy=" },
+                { OUTCOME_CANCELLED, "{\"by\":\"bob\"}", "cancelled by bob", "Call it again" },
+                { OUTCOME_ENVIRONMENT, "{\"log\":\"a\\nno such package\"}", "no such package", "packages" },
+                { OUTCOME_RESULT_PICKLING, "{\"name\":\"lock\",\"message\":\"m\"}", "lock (m)",
+                  "plain data" },
+                { OUTCOME_NODE_LOST, "{\"message\":\"m\"}", "2 attempts", "retries=" },
+                { OUTCOME_REFUSED, "{\"message\":\"no policy\"}", "refused: no policy", "clupyctl status" },
+                { OUTCOME_REFUSED, "{\"message\":\"m\",\"reason\":\"quota\"}", "refused: m",
+                  "Ask for less" },
+                { OUTCOME_REFUSED, "{\"message\":\"m\",\"reason\":\"not-allowed\"}", "refused: m",
+                  "have an administrator allow it" },
+                { OUTCOME_REFUSED, "{\"message\":\"m\",\"reason\":\"unknown\"}", "refused: m",
+                  "`policies`" },
+                { OUTCOME_INFRASTRUCTURE, "{\"message\":\"m\"}", "ended: infrastructure", "journals" },
+                { OUTCOME_EXCEPTION, "{}", "raised an exception", "failure of its future" },
         };
         _cleanup_(manager_freep) Manager *m = fixture_new();
 
@@ -79,7 +100,8 @@ static void test_ended(void **state) {
                                   .outcome = sentences[i].outcome };
 
                 assert_says(why_sentence(m, &view), sentences[i].says);
-                assert_says(why_sentence(m, &view), "It ran on n1 in u.scope.");
+                assert_says(why_sentence(m, &view), "It ran on n1 in u.scope. ");
+                assert_ends(why_sentence(m, &view), sentences[i].next);
         }
 }
 
