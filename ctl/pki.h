@@ -27,7 +27,8 @@ int pki_check_operands(const Ctl *ctl, size_t min, size_t max, const char *synop
 
 int64_t pki_now(void); /* unix seconds */
 
-/* One certificate: role, name, serial, not_before, not_after (unix ms, as all times in JSON), state, … Returns 0, -ENOMEM. */
+/* One certificate: role, name, serial, not_before, not_after (unix ms, as all times in JSON), state, …
+ * Returns 0, -ENOMEM. */
 int pki_add_json(json_object *to, const Issued *issued);
 int pki_add_names(json_object *to, char *const *names);
 

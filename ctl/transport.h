@@ -51,7 +51,7 @@ struct Transport {
         const TransportOperations *operations;
         char *peer; /* "the system bus", "10.0.0.2:7878" */
         /* By which certificate the master knows who asks, where that is how. */
-        char *own_name; /* "user alice"; NULL: by none */
+        char *own_name;        /* "user alice"; NULL: by none */
         int64_t own_not_after; /* unix ms */
         char **warnings;       /* of its end, and of the authority's */
 };
