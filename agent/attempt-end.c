@@ -80,6 +80,8 @@ int attempt_end_to_json(const AttemptEnd *end, json_object **ret) {
         switch (end->kind) {
         case OUTCOME_EXCEPTION:
                 r = json_add_bool(object, "retry", end->retry);
+                if (r >= 0 && end->limit > 0)
+                        r = json_add_uint64(object, "tasks_max", end->limit);
                 break;
         case OUTCOME_EXIT:
                 r = json_add_int64(object, "status", end->status);

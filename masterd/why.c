@@ -271,6 +271,11 @@ static char *why_ended(const TaskView *view, json_object *outcome, json_object *
         case OUTCOME_VALUE:
                 return strdup("returned a value");
         case OUTCOME_EXCEPTION:
+                if (number(outcome, "tasks_max") > 0)
+                        return strformat(
+                                "raised an exception, which its client has with its traceback, and had "
+                                "met its limit of %" PRIu64 " processes and threads before",
+                                number(outcome, "tasks_max"));
                 return strdup("raised an exception, which its client has with its traceback");
         case OUTCOME_EXIT:
                 return strformat("ended by itself with status %" PRIu64 " before there was a result",
@@ -343,6 +348,10 @@ static char *why_next(const TaskView *view, json_object *outcome) {
         case OUTCOME_VALUE:
                 return NULL;
         case OUTCOME_EXCEPTION:
+                if (number(outcome, "tasks_max") > 0)
+                        return strformat("Ask for more with tasks_max=%" PRIu64
+                                         ", or have it start fewer at a time",
+                                         2 * number(outcome, "tasks_max"));
                 return strformat("Look at failure of its future, or at what it printed: clupyctl logs %.12s",
                                  id);
         case OUTCOME_EXIT:

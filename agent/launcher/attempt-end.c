@@ -87,6 +87,10 @@ static void detail_fill(const Attempt *attempt, const EndFacts *facts, LauncherE
                 event->info.tmp = attempt->tmp;
                 event->info.shm = attempt->shm;
                 break;
+        case OUTCOME_EXCEPTION:
+                if (attempt->processes_refused > 0)
+                        event->info.limit = start->tasks_max;
+                break;
         case OUTCOME_DISK:
                 event->info.tmp = attempt->tmp;
                 event->info.shm = attempt->shm;

@@ -599,6 +599,9 @@ void attempt_message(Attempt *attempt, const TaskMessage *message, int fd) {
         } else if (kind != OUTCOME_RESULT_PICKLING)
                 return;
         attempt->result = kind;
+        /* It cannot tell by itself: to it that is "resource temporarily unavailable". */
+        if (kind == OUTCOME_EXCEPTION)
+                attempt->processes_refused = cgroup_count_refused(&attempt->pair->cgroup);
         attempt->ended_usec =
                 now_usec(CLOCK_BOOTTIME); /* what the process does until its end is not the function's */
         attempt->ended_at = now_usec(CLOCK_REALTIME);

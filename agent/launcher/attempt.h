@@ -54,6 +54,7 @@ struct Attempt {
         int result_fd;
         uint64_t result_size, progress_usec;
         bool retry;
+        uint64_t processes_refused; /* EXCEPTION: so often it met tasks_max before */
         char result_detail[NOTE_MAX];
         LauncherDisk tmp, shm; /* when they matter */
         siginfo_t exit;

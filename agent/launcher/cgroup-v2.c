@@ -63,6 +63,15 @@ static int count_tasks(const Cgroup *cgroup) {
         return text_number(text, &n) && n <= INT_MAX ? (int) n : -EBADMSG;
 }
 
+static uint64_t count_refused(const Cgroup *cgroup) {
+        char text[64];
+        uint64_t n = 0;
+
+        if (text_file_read(text, sizeof(text), CGROUP_ROOT "%s/pids.events", cgroup->path) > 0)
+                (void) text_field(text, "max", &n);
+        return n;
+}
+
 static void remove_own(Cgroup *cgroup) {
 }
 
@@ -79,6 +88,7 @@ const CgroupLayout cgroup_v2 = {
         .read_figures = read_figures,
         .freeze = freeze,
         .count_tasks = count_tasks,
+        .count_refused = count_refused,
         .remove = remove_own,
         .sweep = sweep,
 };

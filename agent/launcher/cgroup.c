@@ -73,6 +73,10 @@ int cgroup_count_tasks(const Cgroup *cgroup) {
         return cgroup->path[0] ? cgroup_layout()->count_tasks(cgroup) : -ENOENT;
 }
 
+uint64_t cgroup_count_refused(const Cgroup *cgroup) {
+        return cgroup->path[0] ? cgroup_layout()->count_refused(cgroup) : 0;
+}
+
 void cgroup_remove(Cgroup *cgroup) {
         cgroup_layout()->remove(cgroup);
         cgroup->path[0] = '\0';

@@ -42,6 +42,7 @@ typedef struct CgroupLayout {
         void (*read_figures)(const Cgroup *cgroup, CgroupFigures *ret);
         int (*freeze)(Cgroup *cgroup, bool frozen);
         int (*count_tasks)(const Cgroup *cgroup);
+        uint64_t (*count_refused)(const Cgroup *cgroup);
         void (*remove)(Cgroup *cgroup);
         /* Kills and removes what an earlier launcher left in hierarchies that systemd does not see. Returns
          * how many are still there (their processes are dying). */
@@ -74,6 +75,10 @@ int cgroup_freeze(Cgroup *cgroup, bool frozen);
 
 /* The threads of all its processes; -errno when it is not told. */
 int cgroup_count_tasks(const Cgroup *cgroup);
+
+/* How often one more process or thread was refused there for the limit of their number; 0 when it is not
+ * told. */
+uint64_t cgroup_count_refused(const Cgroup *cgroup);
 
 /* After the last process is reaped. */
 void cgroup_remove(Cgroup *cgroup);

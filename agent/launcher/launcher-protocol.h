@@ -210,7 +210,8 @@ typedef struct LauncherEvent {
                         /* ENDED only: */
                         uint32_t outcome; /* OutcomeKind */
                         int32_t status;   /* EXIT: exit status; SIGNAL: its number; SYSCALL: its number */
-                        uint64_t limit;   /* MEMORY: bytes; CPU_TIME, TIMEOUT, DEADLINE: µs */
+                        uint64_t limit;   /* MEMORY: bytes; CPU_TIME, TIMEOUT, DEADLINE: µs; EXCEPTION: of
+                                           * processes and threads, if it met it, else 0 */
                         uint64_t peak;    /* MEMORY: bytes */
                         char detail[NOTE_MAX]; /* name of call or signal; by whom; where; a sentence */
                         uint64_t result_size;  /* bytes of the memfd beside this message */

@@ -7,6 +7,8 @@ site-packages, which nodes do not have) travel by value, with what they refer to
 from __future__ import annotations
 
 import _thread
+import contextlib
+import errno
 import hashlib
 import inspect
 import io
@@ -550,6 +552,20 @@ def load_value(payload: Any, name: str, where: Mapping[str, Optional[str]]) -> T
                               node=where["node"], unit=where["unit"], task=where["task"])
         failure.__cause__ = error
         return None, failure
+
+
+def explain(error: BaseException, note: str) -> None:
+    """Puts a sentence behind the exception's own words, where these are Python's own, and behind its traceback."""
+    with contextlib.suppress(Exception):
+        if isinstance(error, OSError) and isinstance(error.strerror, str) and error.errno == errno.EAGAIN:
+            error.strerror = f"{error.strerror}: {note}"
+        elif type(error) is RuntimeError and len(error.args) == 1 and isinstance(error.args[0], str):
+            error.args = (f"{error.args[0]}: {note}",)
+        elif hasattr(error, "add_note"):
+            error.add_note(note)
+    cause = error.__cause__
+    if isinstance(cause, RemoteTraceback):
+        cause.text = f"{cause.text.rstrip()}\n({note})\n"
 
 
 def load_exception(payload: Any, name: str, where: Mapping[str, Optional[str]]) -> BaseException:

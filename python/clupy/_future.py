@@ -37,7 +37,7 @@ from typing import (
 )
 
 from ._failures import CancelledError, ClupyError, ForkedError
-from ._functions import load_exception, load_value
+from ._functions import explain, load_exception, load_value
 from ._outcome import failure_of
 from ._units import Duration, parse_duration
 
@@ -442,12 +442,20 @@ class RemoteExecutionFuture(concurrent.futures.Future[T]):
                 self._result, self._exception = load_value(self._payload, self._name, where)
             elif self._kind == "exception":
                 self._exception = load_exception(self._payload, self._name, where)
+                self._explain()
             else:
                 self._exception = failure_of(self._outcome, self._name, self._node, self._unit, self._id)
                 if self._kind == "disk" and self._payload is not None:
                     self._exception.__cause__ = load_exception(self._payload, self._name, where)
             self._payload = None
             self._decoded = True
+
+    def _explain(self) -> None:
+        """What the exception could not know where it was raised."""
+        limit = self._outcome.get("tasks_max")
+        if self._exception is not None and isinstance(limit, int) and limit > 0:
+            explain(self._exception, f"{self._name} had met its limit of {limit} processes and threads; give it more: "
+                                     f"tasks_max={2 * limit}, or have it start fewer at a time")
 
     # Waiting.
 

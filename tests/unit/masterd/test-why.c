@@ -85,6 +85,8 @@ static void test_ended(void **state) {
                 { OUTCOME_REFUSED, "{\"message\":\"m\",\"reason\":\"unknown\"}", "refused: m",
                   "`policies`" },
                 { OUTCOME_INFRASTRUCTURE, "{\"message\":\"m\"}", "ended: infrastructure", "journals" },
+                { OUTCOME_EXCEPTION, "{\"tasks_max\":40}", "limit of 40 processes and threads",
+                  "tasks_max=80" },
                 { OUTCOME_EXCEPTION, "{}", "raised an exception", "failure of its future" },
         };
         _cleanup_(manager_freep) Manager *m = fixture_new();
