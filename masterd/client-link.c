@@ -22,6 +22,7 @@
 
 enum {
         ENTRIES_MAX = 20000,
+        RETRIES_DEFAULT = 3,
         FOLLOWS_MAX = 64, /* per connection */
         FOLLOW_PIECE = 64 << 10,
 };
@@ -76,6 +77,7 @@ static int check_policy(Manager *m, Job *job) {
 }
 
 static int check_rights(Job *job) {
+        unsigned max_retries = job->session->manager->config->max_retries;
         const AccessLimits *limits = &job->session->owner->limits;
         const char *user = job->session->user;
 
@@ -87,6 +89,9 @@ static int check_rights(Job *job) {
         else if (job->priority > limits->priority)
                 job->refused = strformat("%s may ask for a priority of at most %d, not %d", user,
                                          limits->priority, job->priority);
+        else if (job->retries > max_retries)
+                job->refused = strformat("a call may ask for at most %u retries (max_retries), not %u",
+                                         max_retries, job->retries);
         else
                 return 0;
         return job->refused ? 0 : -ENOMEM;
@@ -164,7 +169,9 @@ static int read_job(Session *session, json_object *j) {
             json_get_uint64_optional(j, "tasks_max", 1 << 22, 0, &tasks_max) < 0 ||
             json_get_uint64_optional(j, "timeout_ms", UINT64_MAX / 2000, 0, &job->timeout_ms) < 0 ||
             json_get_int64_optional(j, "priority", -JOB_PRIORITY_MAX, JOB_PRIORITY_MAX, 0, &priority) < 0 ||
-            json_get_uint64_optional(j, "retries", UINT32_MAX, 3, &retries) < 0 ||
+            json_get_uint64_optional(j, "retries", UINT32_MAX,
+                                     MIN((unsigned) RETRIES_DEFAULT, m->config->max_retries),
+                                     &retries) < 0 ||
             json_get_uint64_optional(j, "server_count", JOB_SERVERS_MAX, 0, &servers) < 0 ||
             json_get_string_optional(j, "isolation", 32, "task", &isolation) < 0 ||
             json_get_string_optional(j, "policy", 32, "default", &policy) < 0 ||
@@ -175,7 +182,7 @@ static int read_job(Session *session, json_object *j) {
         job->mcpus = (uint32_t) (cpus * 1000 + 0.5);
         job->tasks_max = (uint32_t) tasks_max;
         job->priority = (int) priority;
-        job->retries = (unsigned) MIN(retries, (uint64_t) m->config->max_retries);
+        job->retries = (unsigned) retries;
         job->server_count = (unsigned) servers;
         job->used_at = manager_now(m);
         printable = text_for_message(name, JOB_NAME_MAX);

@@ -58,7 +58,7 @@ class CallOptions:
     tasks_max: Optional[int] = None
     timeout: Optional[float] = None
     deadline: Optional[float] = None
-    retries: int = 3
+    retries: Optional[int] = None
     retry_on: Tuple[Type[BaseException], ...] = ()
     priority: int = 0
     isolation: str = "task"
@@ -78,10 +78,10 @@ class CallOptions:
         """JOB of docs/protocol.md."""
         message: Dict[str, Any] = {
             "id": job_id, "name": name, "code": digest, "code_size": code_size, "priority": self.priority,
-            "retries": self.retries, "isolation": self.isolation, "policy": self.policy, "network": "none",
+            "isolation": self.isolation, "policy": self.policy, "network": "none",
             "detach": self.detach}
         for key, value in (("cpus", self.cpus), ("memory", self.memory), ("tasks_max", self.tasks_max),
-                           ("server_count", self.server_count),
+                           ("server_count", self.server_count), ("retries", self.retries),
                            ("timeout_ms", None if self.timeout is None else max(round(self.timeout * 1000), 1)),
                            ("requires", dict(self.requires) or None), ("labels", dict(self.labels) or None),
                            ("environment", environment.message() or None)):
@@ -216,7 +216,7 @@ def _label(name: str, value: Any) -> str:
 _CHECKS: Dict[str, Callable[[str, Any], Any]] = {
     "server_count": _optional(_integer(1, _SERVERS_MAX)), "cpus": _optional(_cpus), "memory": _optional(_size),
     "tasks_max": _optional(_integer(1, _COUNT_MAX)), "timeout": _optional(_duration), "deadline": _optional(_duration),
-    "retries": _integer(0, _COUNT_MAX), "retry_on": _retry_on, "priority": _integer(-1000, 1000),
+    "retries": _optional(_integer(0, _COUNT_MAX)), "retry_on": _retry_on, "priority": _integer(-1000, 1000),
     "isolation": _isolation, "policy": _policy, "name": _optional(_text), "detach": _boolean,
     "packages": _list_of(check_package, PACKAGES_MAX, '["polars>=1"]'), "preload": _list_of(check_module, MODULES_MAX, '["pandas"]'),
     "requires": _names_of(_integer(1, _COUNT_MAX), '{"gpu": 1}'), "labels": _names_of(_label, '{"zone": "a"}'),

@@ -301,7 +301,7 @@ def parallel(function: Optional[Callable[..., Any]] = None, **options: Any) -> A
     and without options.
 
     Options: server_count (at most so many nodes; default: no bound), cpus (1), memory ("512M"), tasks_max, timeout (of
-    one attempt), deadline (from submission), retries (3; of lost nodes, not of exceptions), retry_on (exception types to
+    one attempt), deadline (from submission), retries (3, or what the cluster allows; of lost nodes, not of exceptions), retry_on (exception types to
     run again for), priority (0; higher first), isolation ("task"), policy ("default"), name, detach (False), packages
     (["polars>=1", "dist/mine-1.0-py3-none-any.whl"]: what the call needs besides the cluster's own libraries, and besides
     what clupy.client.dependency.yaml names; a wheel of this machine travels along), preload (["polars"]: modules that are

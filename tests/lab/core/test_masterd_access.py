@@ -48,13 +48,16 @@ def test_what_is_not_allowed_is_refused(master: Master) -> None:
     reason, message = refused(eve, priority=11)
     assert reason == "not-allowed" and "at most 10" in message
     assert refused(bob, priority=51)[0] == "not-allowed"
+    reason, message = refused(alice, retries=101)
+    assert reason == "not-allowed" and "at most 100 retries (max_retries), not 101" in message
+    alice.submit(alice.job(retries=100), 1)
     assert refused(Client(master.port, "vera"))[0] == "not-allowed"
     # What could never run is refused, and does not wait for ever.
     assert refused(alice, cpus=5.0)[0] == "quota"
     assert refused(bob, memory=2 << 30)[0] == "quota"
     bob.submit(bob.job(priority=50), 1)
     alice.submit(alice.job(policy="gpu"), 1)
-    assert Operator(master.port).query("tasks")["total"] == 2
+    assert Operator(master.port).query("tasks")["total"] == 3
     assert journal(master, "Refused eve at 127.0.0.1:") == 3 and journal(master, "Refused bob at") == 2
 
 

@@ -185,6 +185,36 @@ print(future.id)
     assert shown["cpus"] > 0 and shown["memory"] > 0, shown
 
 
+def test_who_meets_the_limit_of_processes_is_told(lab: Lab) -> None:
+    text = """
+import clupy
+def bomb():
+    import os, signal
+    while True:
+        if os.fork() == 0:
+            signal.pause()
+def threads():
+    import threading
+    halt = threading.Event()
+    while True:
+        threading.Thread(target=halt.wait, daemon=True).start()
+def plain():
+    raise BlockingIOError(11, "of its own")
+for function in (bomb, threads, plain):
+    future = clupy.parallel(function, memory="256M", tasks_max=40, retries=0)()
+    future.wait(120)
+    print(future.id, type(future.failure).__name__, future.failure, "|", str(future.failure.__cause__).count("tasks_max"))
+"""
+    lines = [line.split(" ", 2) for line in lab.node("client").python(text, "user").stdout.splitlines()]
+    assert [kind for _, kind, _ in lines] == ["BlockingIOError", "RuntimeError", "BlockingIOError"], lines
+    for task, _, words in lines[:2]:
+        assert "had met its limit of 40 processes and threads; give it more: tasks_max=80" in words and words.endswith("| 1")
+        why = ask(lab.node("master"), "why", task).stdout
+        assert "had met its limit of 40 processes and threads" in why and "tasks_max=80" in why, why
+    assert lines[2][2] == "[Errno 11] of its own | 0", lines
+    assert "limit" not in ask(lab.node("master"), "why", lines[2][0]).stdout
+
+
 def test_objects_of_tasks_are_their_owners(lab: Lab) -> None:
     """They ask the bus who calls without keeping the master waiting."""
     master, client = lab.node("master"), lab.node("client")
