@@ -66,8 +66,8 @@ _NAMES = {
     "_failures": (
         "ArgumentPicklingError CancelledError ClupyError ConfigurationError ConnectError CpuLimitError DeadlineError "
         "DiskLimitError EnvironmentFailedError ExitError ForkedError LibraryMismatchError "
-        "LibraryMismatchWarning LockTimeoutError MemoryLimitError NodeLostError NotAllowedError QuotaError RefusedError RemoteError RemoteTraceback "
-        "ResultPicklingError SignalError SyscallRefusedError TimeLimitError VersionMismatchError"
+        "LibraryMismatchWarning LockTimeoutError MemoryLimitError NodeLostError NotAllowedError QuotaError RefusedError "
+        "RemoteError RemoteTraceback ResultPicklingError SignalError SyscallRefusedError TimeLimitError VersionMismatchError"
     ),
     "_future": "Progress RemoteExecutionFuture Usage wait_all",
     "_later": "connect service store sync",

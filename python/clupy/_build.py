@@ -169,7 +169,7 @@ class Pip:
             archive = download.get("archive_info") or {}
             digest = (archive.get("hashes") or {}).get("sha256") or str(archive.get("hash", "")).partition("sha256=")[2]
             if not digest:
-                raise BuildError(f"error: {name} comes from {download.get('url')}, which has no SHA-256 that could be locked")
+                raise BuildError(f"error: {name} comes from {download.get('url')}, which has no SHA-256 to lock")
             exact = f"{name} @ {download['url'].partition('#')[0]}" if entry.get("is_direct") else f"{name}=={version}"
             lines.append(f"{exact} \\\n    --hash=sha256:{digest}\n")
         return "".join(sorted(lines))
@@ -265,7 +265,8 @@ def lock_entries(lock: str) -> str:
         entry = bool(text) and not text.startswith("#")
         if entry and not continued and text.startswith("-"):
             if re.split(r"[\s=]", text, maxsplit=1)[0] not in _PLACES:
-                raise BuildError(f"error: line {number} of the lock: expected name==version and its hashes, got '{text[:200]}'")
+                raise BuildError(f"error: line {number} of the lock: expected name==version and its hashes, got "
+                                 f"'{text[:200]}'")
             print(f"clupy: line {number} of the lock, '{text[:200]}', is left out: packages come from the master's index",
                   flush=True)
         elif entry:

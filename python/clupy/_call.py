@@ -218,7 +218,8 @@ _CHECKS: Dict[str, Callable[[str, Any], Any]] = {
     "tasks_max": _optional(_integer(1, _COUNT_MAX)), "timeout": _optional(_duration), "deadline": _optional(_duration),
     "retries": _optional(_integer(0, _COUNT_MAX)), "retry_on": _retry_on, "priority": _integer(-1000, 1000),
     "isolation": _isolation, "policy": _policy, "name": _optional(_text), "detach": _boolean,
-    "packages": _list_of(check_package, PACKAGES_MAX, '["polars>=1"]'), "preload": _list_of(check_module, MODULES_MAX, '["pandas"]'),
+    "packages": _list_of(check_package, PACKAGES_MAX, '["polars>=1"]'),
+    "preload": _list_of(check_module, MODULES_MAX, '["pandas"]'),
     "requires": _names_of(_integer(1, _COUNT_MAX), '{"gpu": 1}'), "labels": _names_of(_label, '{"zone": "a"}'),
 }
 

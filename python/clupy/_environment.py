@@ -143,8 +143,8 @@ def _read(path: Path) -> Optional[Manifest]:
         else:
             found[name] = _yaml.choice_of(path, node, name, BASES if name == "base" else LIBRARIES)
     if found.get("lock") and found.get("packages"):
-        raise ConfigurationError(f"{_yaml.where(path, nodes['packages'])}: key 'packages': expected none beside 'lock', which "
-                                 "names all packages that there are")
+        raise ConfigurationError(f"{_yaml.where(path, nodes['packages'])}: key 'packages': expected none beside 'lock', "
+                                 "which names all packages that there are")
     return Manifest(**found, wheels=tuple(dict.fromkeys(wheels)))
 
 
@@ -223,12 +223,12 @@ def environment_of(manifest: Manifest, packages: Sequence[str], preload: Sequenc
         tuple(dict.fromkeys([*manifest.preload, *preload])), manifest.base)
     if len(environment.packages) > PACKAGES_MAX or len(environment.wheels) > _WHEELS_MAX or (
             len(environment.preload) > MODULES_MAX):
-        raise ValueError(f"packages: at most {PACKAGES_MAX} packages, {_WHEELS_MAX} wheels and {MODULES_MAX} modules to preload "
-                         "make an environment")
+        raise ValueError(f"packages: at most {PACKAGES_MAX} packages, {_WHEELS_MAX} wheels and {MODULES_MAX} modules to "
+                         "preload make an environment")
     size = _text_size(environment)
     if size > _ENVIRONMENT_MAX:
-        raise ValueError(f"packages: with the lock they are {format_size(size)} of text, and {format_size(_ENVIRONMENT_MAX)} "
-                         "is the most")
+        raise ValueError(f"packages: with the lock they are {format_size(size)} of text, and "
+                         f"{format_size(_ENVIRONMENT_MAX)} is the most")
     return environment
 
 
