@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Configuration files in YAML: what is wrong in one is told with file, line and what was expected."""
+"""Configuration files in YAML: what is wrong in one is told with file, line and what was expected.
+
+PyYAML is imported when there is a file to read: tasks need not have it."""
 
 from __future__ import annotations
 
 import difflib
 import os
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
-
-import yaml
+from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Tuple
 
 from ._failures import ConfigurationError
+
+if TYPE_CHECKING:
+    import yaml
 
 _FILE_MAX = 1 << 20
 
@@ -35,6 +38,10 @@ def read_entries(path: Path, known: Tuple[str, ...]) -> Optional[Dict[str, yaml.
     if text is None:
         return None
     try:
+        import yaml
+    except ModuleNotFoundError:
+        raise ConfigurationError(f"{path}: PyYAML is needed to read it, and is not installed: pip install PyYAML") from None
+    try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
@@ -44,6 +51,10 @@ def read_entries(path: Path, known: Tuple[str, ...]) -> Optional[Dict[str, yaml.
     return {} if root is None else entries(path, root, known, "")
 
 
+def _kind(node: yaml.Node) -> str:
+    return str(getattr(node, "id", ""))  # "mapping", "sequence", "scalar"
+
+
 def where(path: Path, node: yaml.Node) -> str:
     """File and line."""
     return f"{path}:{node.start_mark.line + 1}"
@@ -51,13 +62,13 @@ def where(path: Path, node: yaml.Node) -> str:
 
 def entries(path: Path, node: yaml.Node, known: Tuple[str, ...], prefix: str) -> Dict[str, yaml.Node]:
     """A mapping's keys, which must be known and there once."""
-    if not isinstance(node, yaml.MappingNode):
+    if _kind(node) != "mapping":
         raise ConfigurationError(f"{where(path, node)}: expected 'key: value' lines"
                                  + (f" below '{prefix[:-1]}:'" if prefix else ""))
     found: Dict[str, yaml.Node] = {}
     for key, value in node.value:
         place = where(path, key)
-        name = str(key.value) if isinstance(key, yaml.ScalarNode) else "?"
+        name = str(key.value) if _kind(key) == "scalar" else "?"
         if name not in known:
             near: List[str] = difflib.get_close_matches(name, known, 1)
             hint = f"; did you mean '{prefix}{near[0]}'?" if near else f"; known is {', '.join(known)}"
@@ -70,16 +81,16 @@ def entries(path: Path, node: yaml.Node, known: Tuple[str, ...], prefix: str) ->
 
 def text_of(path: Path, node: yaml.Node, name: str, expected: str) -> str:
     """A value that is not empty. expected: for the error message."""
-    if not isinstance(node, yaml.ScalarNode) or not node.value:
+    if _kind(node) != "scalar" or not node.value:
         raise ConfigurationError(f"{where(path, node)}: key '{name}': expected {expected}")
     return str(node.value)
 
 
 def items_of(path: Path, node: yaml.Node, name: str, expected: str) -> List[Tuple[str, str]]:
     """A list's values, each with its file and line. A list of one may be written as that value."""
-    if isinstance(node, yaml.ScalarNode) and not node.value:
+    if _kind(node) == "scalar" and not node.value:
         return []
-    nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
+    nodes = node.value if _kind(node) == "sequence" else [node]
     return [(text_of(path, item, name, f"a list of {expected}"), where(path, item)) for item in nodes]
 
 

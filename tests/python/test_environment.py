@@ -6,6 +6,8 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -144,6 +146,18 @@ def test_what_is_wrong_in_the_file(folder: Path, text: str, words: str) -> None:
 def test_an_empty_file_says_nothing(folder: Path) -> None:
     manifest(folder, "# packages: [x]\npackages:\n")
     assert _environment.environment_of(_environment.load(), (), ()).message() == {}
+
+
+def test_a_task_needs_no_yaml(folder: Path) -> None:
+    """A module of the user's that says @clupy.parallel is imported by its tasks."""
+    program = ("import sys; sys.modules['yaml'] = None\nimport clupy\n@clupy.parallel(packages=['polars'])\ndef f(): pass\n"
+               "clupy.Client('clupy+insecure://127.0.0.1:1')\n")
+    command = [sys.executable, "-c", program]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    assert subprocess.run(command, env=environment, check=False).returncode == 0
+    manifest(folder, "packages: [polars]\n")
+    done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, check=False)
+    assert "clupy.client.dependency.yaml: PyYAML is needed to read it" in done.stderr
 
 
 # Wheels that travel.
