@@ -6,6 +6,7 @@
 #include "ctl.h"
 #include "json-util.h"
 #include "parse-util.h"
+#include "pki.h"
 
 #define PATIENCE_USEC 1000000
 #define TASKS_MAX 200
@@ -69,7 +70,8 @@ static bool takes_environment(const char *part) {
 int ctl_complete(int argc, char *argv[]) {
         const CtlVerb *verb = NULL;
         const CtlOption *expects = NULL; /* the option whose argument comes next */
-        const char *master = NULL, *part = NULL, *word, *equals;
+        const char *master = NULL, *part = NULL, *second = NULL, *folder = NULL, *tokens = NULL, *word,
+                   *equals;
         size_t operands = 0;
         uint64_t index;
         char **words = argv + 3; /* words[0] is "clupyctl" */
@@ -83,6 +85,10 @@ int ctl_complete(int argc, char *argv[]) {
                 if (expects) {
                         if (streq(expects->name, "master"))
                                 master = words[i];
+                        else if (streq(expects->name, "folder"))
+                                folder = words[i];
+                        else if (streq(expects->name, "tokens"))
+                                tokens = words[i];
                         expects = NULL;
                 } else if (value)
                         master = value;
@@ -93,6 +99,8 @@ int ctl_complete(int argc, char *argv[]) {
                 else {
                         if (operands == 0)
                                 part = words[i];
+                        else if (operands == 1)
+                                second = words[i];
                         operands++;
                 }
         }
@@ -117,6 +125,8 @@ int ctl_complete(int argc, char *argv[]) {
         else if (verb->words && operands == 0)
                 for (size_t i = 0; verb->words[i]; i++)
                         puts(verb->words[i]);
+        else if (verb == &verb_pki || verb == &verb_token)
+                pki_complete(verb->name, part, second, operands, folder, tokens);
         else if (operands >= verb->max_operands || (verb == &verb_env && !takes_environment(part)))
                 ;
         else if (streq_ptr(verb->operands, "node"))

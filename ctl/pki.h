@@ -55,6 +55,11 @@ void pki_record(const char *action, const char *subject, const char *serial, con
         _printf_(4, 5);
 #define PKI_RECORD_MESSAGE_ID "f1c6a0d84be34d57a92e6d3c8b7051fa"
 
+/* For shells: what may stand behind `pki PART` or `token PART` and so many operands, of which the second is
+ * role. folder, tokens: NULL for the usual ones. */
+void pki_complete(const char *verb, const char *part, const char *role, size_t operands, const char *folder,
+                  const char *tokens);
+
 /* What the user means by a name ("node1", "agent:node1", "master") or (the first 8 digits or more of) a
  * serial number, among certificates that are not expired. Marks chosen[i]. Returns 0, or the exit status
  * after it has told the user what went wrong. */

@@ -141,6 +141,41 @@ def test_the_journal_knows_who_issued_and_revoked(lab: Lab) -> None:
         "token-new", "token-revoke"]
 
 
+COMPLETE = """
+source /usr/share/bash-completion/completions/clupyctl
+compopt() { :; }
+COMP_LINE=$1 COMP_POINT=${#1}
+_clupyctl
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+def test_bash_completes_certificates_and_tokens(lab: Lab) -> None:
+    master = lab.node("master")
+
+    def complete(line: str) -> list[str]:
+        return master.run(["bash", "-c", COMPLETE, "bash", line], environment=BUS).stdout.split()
+
+    made = json.loads(ask(master, "pki", "issue", "user", "completed", "--out", "/tmp/completed", "--json").stdout)
+    token = ask(master, "token", "new").stdout.split("-")[2]
+    assert complete("clupyctl pki issue ") == ["agent", "user", "admin", "master"]
+    assert "completed" in complete("clupyctl pki issue user ")
+    assert "completed" not in complete("clupyctl pki issue agent ")
+    for part in ("revoke", "renew"):
+        assert {"completed", made["serial"], "master"} <= set(complete(f"clupyctl pki {part} "))
+    assert complete(f"clupyctl pki revoke {made['serial'][:12]}") == [made["serial"]]
+    assert token in complete("clupyctl token revoke ")
+    assert ask(master, "pki", "revoke", "completed").returncode == 0
+    assert ask(master, "token", "revoke", token).returncode == 0
+    assert "completed" not in complete("clupyctl pki revoke ") and token not in complete("clupyctl token revoke ")
+
+
+def test_other_machines_say_where_the_authority_is(lab: Lab) -> None:
+    for arguments in (["pki", "list"], ["token", "new"], ["token", "list"]):
+        done = lab.node("agent1").run(["clupyctl", *arguments], check=False, environment=BUS)
+        assert done.returncode == 3 and "usually on the master (master); do this there" in done.stderr, done
+
+
 ATTACHED = """
 import clupy, sys
 mine = clupy.attach(sys.argv[1])
