@@ -166,7 +166,8 @@ class Session:
             raise ConnectError([(host, port, "no answer in time") for host, port in self._master.addresses],
                                source=self._master.source)
         if self._start_error is not None:
-            raise self._start_error
+            # How the other thread came to it is nothing to the caller.
+            raise self._start_error.with_traceback(None)
         words, self._differences = self._differences, ""
         if words:
             warn(words)

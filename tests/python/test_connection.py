@@ -42,6 +42,8 @@ def test_no_master() -> None:
     with pytest.raises(clupy.ConnectError, match=f"127.0.0.1:{port}.*nothing listens.*start one") as caught:
         client.parallel(same)(1)
     assert time.monotonic() - begin < 2 and caught.value.tried[0][:2] == ("127.0.0.1", port)
+    # Nothing of the thread that tried it, nor of what it ran into: the sentence says that.
+    assert caught.value.__suppress_context__ and "_converse" not in [entry.name for entry in caught.traceback]
     with FakeMaster() as master:  # the same client, once there is one
         client._master = _config.Master((("127.0.0.1", master.port),), "test", insecure=True)
         client._session = None
