@@ -30,11 +30,13 @@ static void attempt_charge(Attempt *attempt, bool charge) {
                 return;
         attempt->charged = charge;
         if (charge) {
+                resources_charge(&node->resources, &attempt->requires, true);
                 node->mcpus_used += attempt->mcpus;
                 node->memory_used += attempt->memory;
                 node->n_charged++;
                 return;
         }
+        resources_charge(&node->resources, &attempt->requires, false);
         node->mcpus_used -= attempt->mcpus;
         node->memory_used -= attempt->memory;
         node->n_charged--;
@@ -92,6 +94,13 @@ int attempt_new(Node *node, Owner *owner, Id id, uint32_t number, uint32_t mcpus
         return 0;
 }
 
+void attempt_take(Attempt *attempt, const Resources *requires) {
+        if (attempt->requires.n > 0 || requires->n == 0 || resources_copy(requires, &attempt->requires) < 0)
+                return;
+        if (attempt->charged)
+                resources_charge(&attempt->node->resources, &attempt->requires, true);
+}
+
 Orphan *orphan_free(Orphan *orphan) {
         if (!orphan)
                 return NULL;
@@ -113,6 +122,7 @@ Attempt *attempt_free(Attempt *attempt) {
                 orphan_free(attempt->orphan);
         }
         owner_unref(attempt->owner);
+        resources_done(&attempt->requires);
         free(attempt->unit);
         return mfree(attempt);
 }

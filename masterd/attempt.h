@@ -4,6 +4,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "environment-node.h"
 #include "id.h"
 #include "macros.h"
 #include "memory-util.h"
@@ -43,6 +44,7 @@ struct Attempt {
         bool stopping; /* STOP has been sent */
         uint32_t mcpus;
         uint64_t memory;
+        Resources requires;
         char *unit;
 };
 
@@ -50,6 +52,8 @@ struct Attempt {
  * -ENOMEM. */
 int attempt_new(Node *node, Owner *owner, Id id, uint32_t number, uint32_t mcpus, uint64_t memory,
                 Attempt **ret);
+/* What it takes of the node's resources as well. Without effect when it has some already. */
+void attempt_take(Attempt *attempt, const Resources *requires);
 /* Takes it off them, and off its task. */
 Attempt *attempt_free(Attempt *attempt);
 DEFINE_CLEANUP(Attempt, attempt_free);

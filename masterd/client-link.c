@@ -4,6 +4,8 @@
 #include <errno.h>
 
 #include "detached.h"
+#include "environment-job.h"
+#include "environments.h"
 #include "history.h"
 #include "job.h"
 #include "json-util.h"
@@ -76,6 +78,21 @@ static int check_policy(Manager *m, Job *job) {
         return job->refused ? 0 : -ENOMEM;
 }
 
+static int check_environment(Manager *m, Job *job) {
+        job->refused_reason = "unknown";
+        if (job->environments_full) {
+                job->refused_reason = "quota";
+                job->refused =
+                        strformat("too many different sets of packages are in use already, by %s or in "
+                                  "all: wait until calls with others have ended",
+                                  job->session->user);
+        } else if (job->python[0] != '\0' && pythons_are_known(m) && !python_is_known(m, job->python))
+                job->refused = strformat("no node of this cluster has Python %s", job->python);
+        else
+                return 0;
+        return job->refused ? 0 : -ENOMEM;
+}
+
 static int check_rights(Job *job) {
         unsigned max_retries = job->session->manager->config->max_retries;
         const AccessLimits *limits = &job->session->owner->limits;
@@ -122,7 +139,9 @@ static int check_job(Session *session, Job *job) {
 
         job->refused = mfree(job->refused);
         job->checked = m->config_generation;
-        r = check_policy(m, job);
+        r = check_environment(m, job);
+        if (r >= 0 && !job->refused)
+                r = check_policy(m, job);
         if (r >= 0 && !job->refused)
                 r = check_rights(job);
         if (r >= 0 && !job->refused)
@@ -189,6 +208,8 @@ static int read_job(Session *session, json_object *j) {
         if (!printable)
                 return -ENOMEM;
         r = job_set_texts(job, printable, isolation, policy, network);
+        if (r >= 0)
+                r = environment_job_read(session, job, j);
         if (r < 0)
                 return r;
         r = check_job(session, job);
@@ -313,6 +334,7 @@ static int read_task(Session *session, json_object *t, const Frame *frame) {
                 recovery_resubmitted(task, (uint32_t) attempts);
         else
                 task_queue(task);
+        environments_task_comes(m, job);
         return 0;
 }
 
@@ -637,7 +659,7 @@ void client_link_status(Session *session, Task *task, Batch *batch) {
         (void) json_add_string(e, "unit", task->unit);
         if (task->progress)
                 (void) json_add_raw(e, "progress", task->progress);
-        if (task->state == TASK_QUEUED && task->job->told) {
+        if (task->state == TASK_QUEUED && (task->job->told || task->job->told_environment)) {
                 _cleanup_(freep) char *why = why_waiting(session->manager, task);
                 (void) json_add_string(e, "why", why);
         }

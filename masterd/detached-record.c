@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "detached-internal.h"
+#include "environment-job.h"
 #include "job.h"
 #include "json-util.h"
 #include "log.h"
@@ -45,7 +46,7 @@ int detached_record_write(const Task *task) {
             json_add_string(j, "policy", job->policy) < 0 ||
             json_add_string(j, "network", job->network) < 0 || json_add_uint64(j, "size", task->size) < 0 ||
             json_add_uint64(j, "attempts", task->attempt) < 0 ||
-            json_add_uint64(j, "queued_at", task->queued_at) < 0)
+            json_add_uint64(j, "queued_at", task->queued_at) < 0 || environment_job_write(job, j) < 0)
                 return -ENOMEM;
         if (task->deadline != USEC_INFINITY) {
                 (void) json_add_uint64(j, "deadline_limit_ms", task->deadline_limit_ms);
@@ -115,6 +116,8 @@ static int read_job(Session *session, json_object *j, Job **ret) {
         job->server_count = (unsigned) servers;
         job->detach = true;
         r = job_set_texts(job, name, isolation, policy, network);
+        if (r >= 0)
+                r = environment_job_restore(job, j);
         if (r < 0)
                 return r;
         r = hashmap_put(session->jobs, &job->id, job);

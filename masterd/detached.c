@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "detached-internal.h"
+#include "environment-job.h"
 #include "job.h"
 #include "log.h"
 #include "manager.h"
@@ -414,6 +415,8 @@ static int job_in_session(const Job *job, Session *session, Job **ret) {
         copy->server_count = job->server_count;
         copy->detach = true;
         r = job_set_texts(copy, job->name, job->isolation, job->policy, job->network);
+        if (r >= 0)
+                r = environment_job_copy(job, copy);
         if (r < 0)
                 return r;
         r = hashmap_put(session->jobs, &copy->id, copy);

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 
+#include "environment.h"
 #include "node.h"
 #include "prioq.h"
 #include "task.h"
@@ -44,6 +45,9 @@ Job *job_free(Job *job) {
         free(job->policy);
         free(job->network);
         free(job->refused);
+        environment_unref(job->environment);
+        strv_free(job->labels);
+        resources_done(&job->requires);
         free(job->places);
         return mfree(job);
 }

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "digest.h"
+#include "environment-node.h"
 #include "id.h"
 #include "list.h"
 #include "memory-util.h"
@@ -41,6 +42,11 @@ struct Job {
         unsigned server_count; /* 0: no bound */
         bool detach;
         char *isolation, *policy, *network;
+        char python[PYTHON_SERIES_SIZE]; /* "": any */
+        Environment *environment;        /* a reference; NULL: the master's default for its Python */
+        bool environments_full;          /* there was no room in the table for the one that it asks for */
+        char **labels;                   /* "zone=a" that its nodes have */
+        Resources requires;
         char *refused;              /* why the cluster does not take its tasks, NULL: it does */
         const char *refused_reason; /* a word for programs */
         uint64_t checked;           /* Manager.config_generation of when that was found out */
@@ -53,12 +59,14 @@ struct Job {
         JobPlace *places; /* with a server_count only */
         size_t n_places, places_capacity;
 
-        uint64_t blocked_since; /* BOOTTIME; first pass in which nothing of it fitted since it last got a
-                                   place */
-        bool told;              /* its client, that it fits no node */
-        bool bypassed;          /* smaller tasks have been placed meanwhile */
-        Node *reserved;         /* kept free for its next task */
-        uint64_t used_at;       /* BOOTTIME of its last task's submission */
+        uint64_t blocked_since;    /* BOOTTIME; first pass in which nothing of it fitted since it last got a
+                                      place */
+        bool told;                 /* its client, that it fits no node */
+        bool waited_environment;   /* its first call had to */
+        uint64_t told_environment; /* a hash of what its client knows of its environment, 0: nothing */
+        bool bypassed;             /* smaller tasks have been placed meanwhile */
+        Node *reserved;            /* kept free for its next task */
+        uint64_t used_at;          /* BOOTTIME of its last task's submission */
 };
 
 int job_new(Session *session, Id id, Job **ret);

@@ -5,6 +5,7 @@
 #include <systemd/sd-daemon.h>
 
 #include "daemon.h"
+#include "dependency-config.h"
 #include "log.h"
 #include "manager.h"
 #include "master-config.h"
@@ -34,6 +35,27 @@ static void on_reload(Daemon *d, void *userdata) {
 
 static const DaemonHandlers handlers = { .stop = on_stop, .reload = on_reload };
 
+/* The packages that tasks have. A missing file is a good one. */
+static int check_dependencies(const MasterConfig *config, bool say) {
+        _cleanup_(dependency_config_freep) DependencyConfig *dependencies = NULL;
+        _cleanup_(freep) char *message = NULL, *lock = NULL;
+        size_t size;
+        int r;
+
+        r = dependency_config_load(config->dependencies, &dependencies, &message);
+        if (r == -ENOENT)
+                return 0;
+        if (r >= 0 && dependencies->lock)
+                r = dependency_config_read_lock(dependencies, &lock, &size, &message);
+        if (r < 0 && message)
+                log_error("%s", message);
+        else if (r < 0)
+                log_error_errno(r, "Cannot read %s", config->dependencies);
+        else if (say)
+                printf("%s: ok\n", config->dependencies);
+        return r;
+}
+
 int main(int argc, char *argv[]) {
         _cleanup_(daemon_freep) Daemon *daemon = NULL;
         _cleanup_(manager_freep) Manager *manager = NULL;
@@ -59,8 +81,10 @@ int main(int argc, char *argv[]) {
         }
         if (arguments.check_config) {
                 printf("%s: ok\n", arguments.config ?: "/etc/clupy/clupy.master.yaml");
-                return EXIT_SUCCESS;
+                return check_dependencies(config, true) < 0 ? EX_CONFIG : EXIT_SUCCESS;
         }
+        if (check_dependencies(config, false) < 0)
+                return EX_CONFIG;
         if (config->log_level >= 0)
                 log_set_level(config->log_level);
 

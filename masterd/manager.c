@@ -8,6 +8,8 @@
 
 #include "client-link.h"
 #include "detached.h"
+#include "environment-link.h"
+#include "environments.h"
 #include "history.h"
 #include "json-util.h"
 #include "log.h"
@@ -53,6 +55,8 @@ int manager_new(sd_event *event, MasterConfig *config, Manager **ret) {
         if (r >= 0)
                 r = history_new(m, config->history, &m->history);
         if (r >= 0)
+                r = environments_new(m, &m->environments);
+        if (r >= 0)
                 r = prioq_new(owner_compare, offsetof(Owner, runnable_index), &m->runnable);
         if (r >= 0)
                 r = prioq_new(task_deadline_compare, offsetof(Task, deadline_index), &m->deadlines);
@@ -81,10 +85,12 @@ Manager *manager_free(Manager *m) {
         entrance_close(&m->entrance);
         LIST_FOREACH(Peer, peer, link, &m->peers)
                 peer_free(peer);
+        environments_stop(m->environments);
         HASHMAP_FOREACH(session, m->sessions)
                 session_free(session);
         HASHMAP_FOREACH(node, m->nodes)
                 node_free(node);
+        m->environments = environments_free(m->environments);
         hashmap_free(m->sessions);
         hashmap_free(m->nodes);
         history_free(m->history);
@@ -347,6 +353,7 @@ void manager_log_ended(Manager *m, Task *task) {
 void manager_store_node(Manager *m, const Node *node) {
         _cleanup_(json_putp) json_object *json = NULL;
         char key[STATE_KEY_PART_MAX * 2];
+        json_object *pythons;
         const char *text;
         size_t size;
         int r;
@@ -359,6 +366,10 @@ void manager_store_node(Manager *m, const Node *node) {
         (void) json_add_id(json, "boot_id", node->boot_id);
         (void) json_add_id(json, "instance", node->instance);
         (void) json_add_uint64(json, "seen_at", now_usec(CLOCK_REALTIME) / USEC_PER_SEC);
+        if (json_add_new_array(json, "pythons", &pythons) < 0)
+                return;
+        for (char **s = node->pythons; s && *s; s++)
+                (void) json_append_string(pythons, *s);
         text = json_text(json, &size);
         r = text ? state_store_set(m->store, key, text, size) : -ENOMEM;
         if (r < 0)
@@ -442,6 +453,7 @@ static int register_node(Manager *m, const char *key, const char *name) {
         if (json) {
                 (void) json_get_id(json, "boot_id", &node->boot_id);
                 (void) json_get_id(json, "instance", &node->instance);
+                (void) environment_link_remembered(node, json);
         }
         node_check(node); /* its clock runs */
         return 0;
@@ -492,6 +504,9 @@ int manager_start(Manager *m) {
         r = why_file_open(m->config->state_directory, WHY_FILE_RECORDS, &m->failures);
         if (r < 0)
                 log_warning_errno(r, "Why tasks failed will be known until the next restart only");
+        r = environments_open(m);
+        if (r < 0)
+                return r;
         r = detached_load(m);
         if (r < 0)
                 return r;

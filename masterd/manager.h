@@ -57,6 +57,7 @@ struct Manager {
         History *history;
         WhyFile *failures;  /* NULL in tests, and where it cannot be written */
         bool failures_lost; /* the last one could not be written down */
+        Environments *environments;
         LogTails logs;
         Streams streams;
         ListLink detached;

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "config.h"
+#include "dependency-config.h"
 #include "log.h"
 #include "parse-util.h"
 #include "resolver.h"
@@ -30,6 +31,12 @@ static const ConfigItem items[] = {
         { "tls.revoked", CONFIG_SCALAR, config_parse_path, FIELD(tls_revoked), "an absolute path" },
         { "socket", CONFIG_SCALAR, config_parse_path, FIELD(socket), "an absolute path" },
         { "state_directory", CONFIG_SCALAR, config_parse_path, FIELD(state_directory), "an absolute path" },
+        { "dependencies", CONFIG_SCALAR, config_parse_path, FIELD(dependencies), "an absolute path" },
+        { "index_socket", CONFIG_SCALAR, config_parse_path, FIELD(index_socket), "an absolute path" },
+        { "wheels.size", CONFIG_SCALAR, config_parse_size, FIELD(wheels_size),
+          "a size from 1M to 1T, such as 2G", .min = MIB(1), .max = GIB(1024) },
+        { "wheels.total", CONFIG_SCALAR, config_parse_size, FIELD(wheels_total),
+          "a size from 1M to 1024T, such as 10G", .min = MIB(1), .max = GIB(1024) * 1024 },
         { "lease", CONFIG_SCALAR, config_parse_duration, FIELD(lease),
           "a duration from 3s to 1h, such as 15s", .min = 3 * USEC_PER_SEC, .max = USEC_PER_HOUR },
         { "lease_margin", CONFIG_SCALAR, config_parse_duration, FIELD(lease_margin),
@@ -88,6 +95,8 @@ MasterConfig *master_config_free(MasterConfig *config) {
         strv_free(config->warnings);
         free(config->socket);
         free(config->state_directory);
+        free(config->dependencies);
+        free(config->index_socket);
         access_free(config->access);
         return mfree(config);
 }
@@ -110,6 +119,8 @@ int master_config_new(MasterConfig **ret) {
         config->detached_keep = 7 * USEC_PER_DAY;
         config->detached_memory = GIB(1);
         config->detached_total = GIB(10);
+        config->wheels_size = GIB(2);
+        config->wheels_total = GIB(10);
         config->log_level = -1;
         config->limit_unproven = 512;
         config->limit_per_address = 64;
@@ -222,7 +233,9 @@ int master_config_finish(MasterConfig *config, char **ret_message) {
         if (default_key(&config->tls_key) < 0 ||
             default_path(&config->tls_certificate, MASTER_PKI "/master.crt") < 0 ||
             default_path(&config->tls_authority, MASTER_PKI "/ca.crt") < 0 ||
-            default_path(&config->tls_revoked, MASTER_PKI "/ca.crl") < 0)
+            default_path(&config->tls_revoked, MASTER_PKI "/ca.crl") < 0 ||
+            default_path(&config->dependencies, DEPENDENCY_CONFIG_PATH) < 0 ||
+            default_path(&config->index_socket, "/run/clupy-index/index.sock") < 0)
                 return -ENOMEM;
         r = check_listen(config, ret_message);
         if (r < 0)
@@ -289,6 +302,8 @@ static const char *const live_keys[] = {
         "overcommit_memory",
         "policies",
         "task_window",
+        "wheels.size",
+        "wheels.total",
 };
 
 static bool key_is_live(const char *key) {

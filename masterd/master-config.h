@@ -15,6 +15,8 @@ struct MasterConfig {
         char *tls_certificate, *tls_key, *tls_authority, *tls_revoked; /* paths */
         char *socket; /* path of the UNIX socket when systemd hands none over; NULL: none */
         char *state_directory;
+        char *dependencies; /* path of clupy.master.dependency.yaml */
+        char *index_socket; /* path of the package index's UNIX socket */
         uint64_t lease, lease_margin;
         uint64_t client_timeout;
         uint64_t heartbeat_timeout;
@@ -27,8 +29,9 @@ struct MasterConfig {
         uint64_t detached_keep;   /* how long the result of a detached task is kept */
         uint64_t detached_memory; /* bytes on disk of one detached task's argument, code or result */
         uint64_t detached_total;  /* bytes on disk that detached tasks may take all together */
-        int log_level;            /* LOG_ERR …; <0: as the command line says */
-        Access *access;           /* NULL: no table */
+        uint64_t wheels_size, wheels_total; /* bytes on disk of the wheels of one user, of all */
+        int log_level;                      /* LOG_ERR …; <0: as the command line says */
+        Access *access;                     /* NULL: no table */
         unsigned limit_unproven, limit_per_address, limit_rate, limit_burst; /* see GateLimits */
         uint64_t hello_timeout, hello_size;                                  /* µs, bytes */
         char **warnings; /* what `status` repeats: addresses open to everybody */

@@ -6,6 +6,9 @@
 #include "attempt.h"
 #include "batch.h"
 #include "client-link.h"
+#include "environment-job.h"
+#include "environment-link.h"
+#include "environments.h"
 #include "history.h"
 #include "job.h"
 #include "json-util.h"
@@ -38,10 +41,13 @@ json_object *node_link_dispatch_entry(const Task *task, const Attempt *attempt) 
             json_add_string(e, "policy", job->policy) < 0 ||
             json_add_string(e, "isolation", job->isolation) < 0 ||
             json_add_string(e, "network", job->network) < 0 ||
-            json_add_string(e, "environment", "default") < 0 || json_add_uint64(e, "size", task->size) < 0 ||
-            json_add_int64(e, "priority", job->priority) < 0)
+            json_add_string(e, "environment",
+                            environments_dispatch_name(task->manager, job, attempt->node)) < 0 ||
+            json_add_uint64(e, "size", task->size) < 0 || json_add_int64(e, "priority", job->priority) < 0)
                 return NULL;
         if (job->tasks_max > 0 && json_add_uint64(e, "tasks_max", job->tasks_max) < 0)
+                return NULL;
+        if (job->requires.n > 0 && resources_add_json(&job->requires, e, "devices") < 0)
                 return NULL;
         if (job->timeout_ms > 0 && json_add_uint64(e, "timeout_ms", job->timeout_ms) < 0)
                 return NULL;
@@ -442,6 +448,8 @@ int node_link_frame(Peer *peer, const Frame *frame) {
                 return on_log(peer, frame);
         case FRAME_PROGRESS:
                 return on_progress(peer, frame->json);
+        case FRAME_ENVIRONMENT_STATE:
+                return environment_link_state(peer, frame);
         default:
                 return -EPROTO;
         }

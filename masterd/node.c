@@ -4,6 +4,8 @@
 #include <errno.h>
 
 #include "detached.h"
+#include "environment-order.h"
+#include "environments.h"
 #include "job.h"
 #include "json-util.h"
 #include "log.h"
@@ -51,6 +53,8 @@ int node_new(Manager *manager, const char *name, Node **ret) {
         if (!node->name)
                 return -ENOMEM;
         r = hashmap_new(HASHMAP_ID, &node->attempts);
+        if (r >= 0)
+                r = hashmap_new(HASHMAP_STRING, &node->environments);
         if (r < 0)
                 return r;
         r = hashmap_put(manager->nodes, node->name, node);
@@ -68,6 +72,12 @@ Node *node_free(Node *node) {
         HASHMAP_FOREACH(attempt, node->attempts)
                 attempt_free(attempt);
         hashmap_free(node->attempts);
+        node_environments_clear(node);
+        hashmap_free(node->environments);
+        strv_free(node->pythons);
+        strv_free(node->labels);
+        resources_done(&node->resources);
+        free(node->platform);
         if (node->name)
                 (void) hashmap_remove(node->manager->nodes, node->name);
         sd_event_source_disable_unref(node->timer);
@@ -110,6 +120,7 @@ static void node_set_state(Node *node, NodeState state) {
         else
                 log_info("Node %s: %s -> %s", node->name, node_state_to_string(old),
                          node_state_to_string(state));
+        environments_wake(m);
         manager_schedule(m);
         manager_notify(m);
 }
@@ -192,6 +203,7 @@ void node_disconnected(Node *node) {
         batch_done(&node->release);
         /* What is in this batch never left: the next REPORT (or the lease) says so. */
         batch_done(&node->dispatch);
+        environments_node_gone(node);
         node_update(node);
         node_arm(node);
 }

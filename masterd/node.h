@@ -8,6 +8,7 @@
 
 #include "attempt.h"
 #include "batch.h"
+#include "environment-node.h"
 #include "hashmap.h"
 #include "id.h"
 #include "memory-util.h"
@@ -51,6 +52,14 @@ struct Node {
         uint64_t heartbeat_at; /* BOOTTIME µs of the last sign of life */
         uint64_t connected_at; /* realtime µs */
         sd_event_source *timer;
+
+        char **pythons; /* "3.11", its main one first; NULL: not known */
+        char *platform; /* "linux-x86_64" */
+        char **labels;  /* "zone=a" */
+        Resources resources;
+        Hashmap *environments;   /* name → NodeEnvironment */
+        unsigned n_pumps;        /* connections of its builds with the package index */
+        bool environments_known; /* it has said which it has, on the present connection */
 
         Job *reserved;       /* nothing else starts here until its next task has */
         unsigned failures;   /* infrastructure failures without a success between */

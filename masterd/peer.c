@@ -8,7 +8,12 @@
 #include "account.h"
 #include "build-config.h"
 #include "client-link.h"
+#include "environment-default.h"
+#include "environment-job.h"
+#include "environment-link.h"
+#include "environments.h"
 #include "frame.h"
+#include "index-pump.h"
 #include "json-util.h"
 #include "listener.h"
 #include "log.h"
@@ -20,10 +25,13 @@
 #include "stream.h"
 #include "time-util.h"
 
+enum { LIBRARIES_MAX = 5000 }; /* in a WELCOME */
+
 static const char *const peer_role_table[_PEER_ROLE_MAX] = {
         [PEER_CLIENT] = "client",
         [PEER_AGENT] = "agent",
         [PEER_OPERATOR] = "operator",
+        [PEER_INDEX] = "index",
 };
 
 DEFINE_NAME_TABLE(peer_role, PeerRole, peer_role_table);
@@ -98,6 +106,7 @@ static void peer_unhook(Peer *peer) {
                 session_disconnected(session);
         if (node && node->peer == peer)
                 node_disconnected(node);
+        peer->pump = index_pump_free(peer->pump);
         streams_peer_gone(&m->streams, peer);
         if (peer->role == PEER_CLIENT)
                 m->n_clients--;
@@ -143,6 +152,8 @@ static void on_drained(Connection *c, void *userdata) {
                 manager_flush(peer->manager);
                 manager_status_soon(peer->manager);
         }
+        if (peer->pump)
+                index_pump_drained(peer->pump);
         streams_peer_drained(&peer->manager->streams, peer);
 }
 
@@ -218,18 +229,49 @@ static bool check_protocol(Peer *peer, json_object *json) {
         return false;
 }
 
-static bool check_python(Peer *peer, const char *python) {
-        _cleanup_(json_putp) json_object *details = NULL;
-        _cleanup_(freep) char *message = NULL;
+/* "3.11, 3.12" */
+static char *pythons_text(json_object *list) {
+        char *text = strdup("");
 
-        if (same_python(python))
+        for (size_t i = 0; text && i < json_object_array_length(list); i++) {
+                char *longer =
+                        strformat("%s%s%s", text, i > 0 ? ", " : "",
+                                  strempty(json_object_get_string(json_object_array_get_idx(list, i))));
+
+                free(text);
+                text = longer;
+        }
+        return text;
+}
+
+/* A client's, or the main one of a node that does not say which it has, against those of the nodes; as long
+ * as there are none, against the one that this master was built with. */
+static bool check_python(Peer *peer, const char *python) {
+        const Manager *m = peer->manager;
+        _cleanup_(json_putp) json_object *details = NULL;
+        _cleanup_(freep) char *message = NULL, *list = NULL;
+        char series[PYTHON_SERIES_SIZE];
+        json_object *cluster;
+
+        if (pythons_are_known(m) ? python_series(python, series) >= 0 && python_is_known(m, series)
+                                 : same_python(python))
                 return true;
-        message = strformat(
-                "Python %s here and Python %s on the cluster cannot exchange code: use Python %s.x", python,
-                CLUPY_PYTHON_VERSION, CLUPY_PYTHON_SERIES);
         if (json_new_object(&details) < 0 || json_add_string(details, "client", python) < 0 ||
-            json_add_string(details, "server", CLUPY_PYTHON_VERSION) < 0)
+            json_add_string(details, "server", CLUPY_PYTHON_VERSION) < 0 ||
+            pythons_add(m, details, "cluster") < 0 ||
+            json_get_array(details, "cluster", NODE_PYTHONS_MAX * MANAGER_NODES_MAX, &cluster) < 0)
                 return false;
+        if (json_object_array_length(cluster) == 0)
+                (void) json_append_string(cluster, CLUPY_PYTHON_SERIES);
+        list = pythons_text(cluster);
+        message =
+                json_object_array_length(cluster) == 1 && streq_ptr(list, CLUPY_PYTHON_SERIES)
+                        ? strformat("Python %s here and Python %s on the cluster cannot exchange code: use "
+                                    "Python %s.x",
+                                    python, CLUPY_PYTHON_VERSION, CLUPY_PYTHON_SERIES)
+                        : strformat("Python %s here and Python %s on the cluster cannot exchange code: use "
+                                    "one of the cluster's",
+                                    python, strempty(list));
         log_notice("Refused %s: it has Python %s, the cluster %s", connection_peer(peer->connection), python,
                    CLUPY_PYTHON_VERSION);
         peer_refuse(peer, "version-mismatch", strempty(message), TAKE_PTR(details));
@@ -239,6 +281,7 @@ static bool check_python(Peer *peer, const char *python) {
 static void send_welcome(Peer *peer, bool session_kept) {
         _cleanup_(json_putp) json_object *json = NULL;
         const MasterConfig *config = peer->manager->config;
+        json_object *libraries = NULL;
 
         if (json_new_object(&json) < 0)
                 return;
@@ -251,6 +294,10 @@ static void send_welcome(Peer *peer, bool session_kept) {
         (void) json_add_uint64(json, "lease_ms", config->lease / USEC_PER_MSEC);
         (void) json_add_uint64(json, "task_window", config->task_window);
         (void) json_add_bool(json, "insecure", !peer->local && !connection_is_secure(peer->connection));
+        if (peer->session)
+                libraries = environments_libraries(peer->manager, peer->session->python);
+        if (libraries && json_object_object_length(libraries) <= LIBRARIES_MAX)
+                (void) json_add(json, "libraries", json_object_get(libraries));
         (void) connection_send(peer->connection, FRAME_WELCOME, json, NULL, 0);
         connection_established(peer->connection);
         manager_notify(peer->manager);
@@ -277,7 +324,7 @@ static bool check_certificate(Peer *peer, PeerRole role, json_object *json) {
                 peer_refuse_not_allowed(peer, IDENTITY_STRING(identity), why);
                 return false;
         }
-        if (role == PEER_AGENT) {
+        if (role == PEER_AGENT || role == PEER_INDEX) {
                 if (json_get_string(json, "name", 64, &name) < 0)
                         name = "";
                 if (identity->role == IDENTITY_AGENT && streq(identity->name, name))
@@ -376,6 +423,8 @@ static int hello_client(Peer *peer, json_object *json) {
                 peer_evict(session->peer, "A newer connection of the same client took over");
         (void) json_get_int64_optional(json, "pid", 0, INT32_MAX, 0, &session->pid);
         free_and_strdup(&session->host, host);
+        (void) python_series(python, session->python);
+        environment_default_want(m, session->python);
         peer->role = PEER_CLIENT;
         peer->session = session;
         m->n_clients++;
@@ -419,6 +468,7 @@ static void node_read_hello(Node *node, json_object *json, double cpus, uint64_t
 static int hello_agent(Peer *peer, json_object *json) {
         Manager *m = peer->manager;
         const char *python, *name, *software;
+        json_object *pythons = NULL;
         Id boot_id, instance;
         uint64_t epoch, memory;
         double cpus;
@@ -443,7 +493,9 @@ static int hello_agent(Peer *peer, json_object *json) {
                             "An agent's hello needs python, name, boot_id, instance, cpus and memory", NULL);
                 return 0;
         }
-        if (!check_python(peer, python))
+        if (json_get_array_optional(json, "pythons", NODE_PYTHONS_MAX, &pythons) < 0)
+                return -EBADMSG;
+        if (!pythons && !check_python(peer, python))
                 return 0;
         if (epoch > m->epoch) {
                 log_error("Node %s has obeyed a master of epoch %" PRIu64 ", this one has %" PRIu64
@@ -471,6 +523,9 @@ static int hello_agent(Peer *peer, json_object *json) {
                 peer_evict(node->peer, "A newer connection of a node with this name took over");
         }
         node_read_hello(node, json, cpus, memory, python, software, connection_peer_host(peer->connection));
+        r = environment_link_hello(node, json, python);
+        if (r < 0)
+                return r;
         node_set_instance(node, boot_id, instance);
         peer->role = PEER_AGENT;
         peer->node = node;
@@ -479,6 +534,35 @@ static int hello_agent(Peer *peer, json_object *json) {
         log_info("Node %s at %s: %g CPUs, %s of memory", name, connection_peer(peer->connection), cpus,
                  FORMAT_BYTES(memory));
         return 0;
+}
+
+/* A build on a node that asks the package index. */
+static int hello_index(Peer *peer, json_object *json) {
+        Manager *m = peer->manager;
+        const char *name, *build;
+        Node *node;
+
+        if (peer->local) {
+                peer_refuse_not_allowed(peer, peer->owner, "The package index is for builds on nodes");
+                return 0;
+        }
+        if (json_get_string(json, "name", 64, &name) < 0 || !node_name_is_valid(name) ||
+            json_get_string_optional(json, "build", ENVIRONMENT_NAME_SIZE - 1, "", &build) < 0) {
+                peer_refuse(peer, "bad-hello", "The hello of a build needs name", NULL);
+                return 0;
+        }
+        node = hashmap_get(m->nodes, name);
+        if (!node || !node->peer) {
+                peer_refuse(peer, "not-allowed", "The agent of this node is not connected", NULL);
+                return 0;
+        }
+        if (index_pump_count(node) >= INDEX_PUMPS_MAX) {
+                peer_refuse(peer, "busy", "Too many builds of this node ask the package index", NULL);
+                return 0;
+        }
+        peer->role = PEER_INDEX;
+        send_welcome(peer, false);
+        return index_pump_new(peer, node, &peer->pump);
 }
 
 static int peer_hello(Peer *peer, const Frame *frame) {
@@ -505,6 +589,8 @@ static int peer_hello(Peer *peer, const Frame *frame) {
                 return hello_client(peer, frame->json);
         case PEER_AGENT:
                 return hello_agent(peer, frame->json);
+        case PEER_INDEX:
+                return hello_index(peer, frame->json);
         default:
                 return hello_operator(peer, frame->json);
         }
@@ -528,6 +614,8 @@ static int on_frame(Connection *c, const Frame *frame, void *userdata) {
 
         if (peer->role == PEER_UNKNOWN)
                 return peer_hello(peer, frame);
+        if (peer->role == PEER_INDEX)
+                return index_pump_frame(peer, frame);
         /* Every type has a JSON part, if an empty one. */
         if (!frame->json)
                 return frame->type == FRAME_GOODBYE && peer->role != PEER_UNKNOWN

@@ -20,6 +20,7 @@ typedef enum PeerRole {
         PEER_CLIENT,
         PEER_AGENT,
         PEER_OPERATOR,
+        PEER_INDEX, /* a build on a node, through its agent, with the package index */
         _PEER_ROLE_MAX,
 } PeerRole;
 
@@ -40,6 +41,7 @@ struct Peer {
         JoinRequest *join; /* of one who asks for a certificate */
         Session *session;  /* a client's, until it is evicted or says goodbye */
         Node *node;        /* an agent's, likewise */
+        IndexPump *pump;   /* of one with the package index */
         ListLink link;
         Hashmap *asked, *owned; /* number → Stream: those it asked for, those it was asked for */
         uint64_t next_stream;   /* even */

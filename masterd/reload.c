@@ -5,6 +5,7 @@
 
 #include "access.h"
 #include "entrance.h"
+#include "environment-default.h"
 #include "gate.h"
 #include "json-util.h"
 #include "log.h"
@@ -74,6 +75,7 @@ int manager_reload(Manager *m, const char *explicit_path) {
         }
         m->reload.waiting = waiting;
         apply(m);
+        (void) environments_reload(m); /* says itself what is wrong */
         keys = waiting ? join(waiting) : NULL;
         if (waiting)
                 log_warning("The configuration has been read again; changes of these keys wait for a "

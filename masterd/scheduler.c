@@ -3,6 +3,9 @@
 
 #include <errno.h>
 
+#include "environment-job.h"
+#include "environment-order.h"
+#include "environments.h"
 #include "job.h"
 #include "log.h"
 #include "manager.h"
@@ -28,13 +31,15 @@ static uint64_t node_load_with(const Node *node, uint32_t mcpus, uint64_t memory
 static bool node_takes(Manager *m, const Node *node, const Job *job) {
         return node->state == NODE_READY && node->rest_until <= manager_now(m) &&
                job_mcpus(job, node) <= node_mcpus_free(node) &&
-               job_memory(job, node) <= node_memory_free(node) && (!node->reserved || node->reserved == job);
+               job_memory(job, node) <= node_memory_free(node) &&
+               (!node->reserved || node->reserved == job) && job_fits_node(job, node) &&
+               resources_suffice(&node->resources, &job->requires, true) && environments_allow(m, job, node);
 }
 
 /* Whether it could with nothing else on it. */
 static bool node_is_large_enough(const Node *node, const Job *job) {
         return node->state == NODE_READY && job_mcpus(job, node) <= node->mcpus &&
-               job_memory(job, node) <= node_memory_capacity(node);
+               job_memory(job, node) <= node_memory_capacity(node) && job_fits_node(job, node);
 }
 
 /* It failed there; elsewhere is better, even if that means waiting a little. */
@@ -236,7 +241,7 @@ static bool session_place_one(Manager *m, Pass *pass, Session *session) {
 
         while ((job = prioq_peek(session->runnable))) {
                 Task *task = LIST_FIRST(Task, in_queue, &job->queue);
-                bool allowed = owner_may_run(owner, 1, 1);
+                bool allowed = owner_may_run(owner, 1, 1), missing;
                 Node *node = allowed ? scheduler_pick(m, job) : NULL;
 
                 if (node)
@@ -246,13 +251,22 @@ static bool session_place_one(Manager *m, Pass *pass, Session *session) {
                         job_unreserve(job);
                         job->blocked_since = 0;
                         job->bypassed = job->told = false;
+                        job->told_environment = 0;
+                        environments_count(m, job);
+                        job->waited_environment = false;
                         pass_note(pass, job, node);
                         session->served = owner->served = ++m->served;
                         if (node_dispatch(node, task) < 0)
                                 log_oom();
                         return true;
                 }
-                if (!pass_block(pass, job, !allowed))
+                missing = environments_missing(m, job);
+                if (allowed) {
+                        environments_order_for(m, job);
+                        job->waited_environment = job->waited_environment || missing;
+                }
+                /* What waits for its packages keeps no node free. */
+                if (!pass_block(pass, job, !allowed || missing))
                         return false;
         }
         return false;
@@ -277,6 +291,16 @@ void scheduler_run(Manager *m) {
         pass_finish(m, &pass);
 }
 
+/* Each step on the way to its packages, as often as there is another. */
+static void tell_environment(Manager *m, Job *job, Task *task) {
+        uint64_t step = environment_job_step(m, job);
+
+        if (step == job->told_environment)
+                return;
+        job->told_environment = step;
+        session_status_due(job->session, task);
+}
+
 void scheduler_tell(Manager *m) {
         uint64_t now = manager_now(m);
         Session *session;
@@ -286,6 +310,8 @@ void scheduler_tell(Manager *m) {
                 HASHMAP_FOREACH(job, session->jobs) {
                         Task *task = LIST_FIRST(Task, in_queue, &job->queue);
 
+                        if (task)
+                                tell_environment(m, job, task);
                         if (!task || job->told ||
                             usec_sub(now, task->queued_since) < SCHEDULER_TELL_AFTER_S * USEC_PER_SEC ||
                             !why_is_hopeless(m, job))

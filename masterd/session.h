@@ -7,6 +7,7 @@
 #include <systemd/sd-event.h>
 
 #include "batch.h"
+#include "environment-name.h"
 #include "hashmap.h"
 #include "id.h"
 #include "list.h"
@@ -22,6 +23,7 @@ struct Session {
         const char *user; /* the owner's name */
         char *index;      /* user/key */
         char *host;
+        char python[PYTHON_SERIES_SIZE]; /* "": not known */
         int64_t pid;
         Peer *peer;     /* NULL: lost */
         bool synced;    /* all outstanding tasks were named on this connection */

@@ -2,6 +2,7 @@
 #include "stream.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <unistd.h>
 
 #include "attempt.h"
@@ -21,6 +22,7 @@ typedef enum StreamWhat {
         STREAM_ARGS,
         STREAM_CODE,
         STREAM_RESULT,
+        STREAM_WHEEL, /* only the master asks for these */
         _STREAM_WHAT_MAX,
 } StreamWhat;
 
@@ -28,6 +30,7 @@ static const char *const what_table[_STREAM_WHAT_MAX] = {
         [STREAM_ARGS] = "args",
         [STREAM_CODE] = "code",
         [STREAM_RESULT] = "result",
+        [STREAM_WHEEL] = "wheel",
 };
 
 struct Stream {
@@ -302,6 +305,8 @@ int stream_fetch_own(Streams *streams, Task *task, const char *what, const Strea
 
         if (i < 0)
                 return i;
+        if (i == STREAM_WHEEL)
+                return -EINVAL;
         if (i == STREAM_RESULT && !task->current)
                 return -ENOENT;
         s = new0(Stream);
@@ -322,6 +327,25 @@ int stream_fetch_own(Streams *streams, Task *task, const char *what, const Strea
         s->allowed = UINT64_MAX;
         s->sink = sink;
         s->userdata = userdata;
+        *ret = s;
+        stream_add(streams, s);
+        return 0;
+}
+
+int stream_fetch_wheel(Streams *streams, Session *session, const char *digest, uint64_t size,
+                       const StreamSink *sink, void *userdata, Stream **ret) {
+        Stream *s = new0(Stream);
+
+        if (!s)
+                return -ENOMEM;
+        *s = (Stream){ .file = -EBADF,
+                       .what = STREAM_WHEEL,
+                       .session = session,
+                       .size = size,
+                       .allowed = UINT64_MAX,
+                       .sink = sink,
+                       .userdata = userdata };
+        snprintf(s->code, sizeof(s->code), "%s", digest);
         *ret = s;
         stream_add(streams, s);
         return 0;
@@ -370,7 +394,7 @@ int stream_frame_fetch(Peer *peer, json_object *json) {
             json_get_string_optional(json, "code", DIGEST_HEX_SIZE - 1, NULL, &code) < 0)
                 return -EBADMSG;
         what = name_table_find(what_table, _STREAM_WHAT_MAX, what_name);
-        if (what < 0 || hashmap_get_u64(peer->asked, number))
+        if (what < 0 || what == STREAM_WHEEL || hashmap_get_u64(peer->asked, number))
                 return -EBADMSG;
         /* Clients ask for results of their own, agents for what they were sent. */
         if ((peer->role == PEER_CLIENT) != (what == STREAM_RESULT))
@@ -571,8 +595,8 @@ void streams_session_gone(Streams *streams, Session *session) {
 void streams_task_moved(Streams *streams, Task *task) {
         streams_hold(streams);
         LIST_FOREACH(Stream, s, link, &streams->all)
-                if (id_equal(s->task, task->id) && s->session->owner == task->session->owner &&
-                    s->session != task->session) {
+                if (s->what != STREAM_WHEEL && id_equal(s->task, task->id) &&
+                    s->session->owner == task->session->owner && s->session != task->session) {
                         if (s->what != STREAM_RESULT && s->owner) {
                                 send_end(s->owner, s->owner_number, "cancelled", NULL);
                                 stream_unhook(s);
@@ -587,7 +611,7 @@ void streams_task_gone(Streams *streams, Task *task) {
                 return;
         streams_hold(streams);
         LIST_FOREACH(Stream, s, link, &streams->all)
-                if (s->what != STREAM_CODE && id_equal(s->task, task->id) &&
+                if (s->what != STREAM_CODE && s->what != STREAM_WHEEL && id_equal(s->task, task->id) &&
                     s->session->owner == task->session->owner)
                         stream_finish(s, true, "gone", "The task is over");
         streams_go_on(streams);

@@ -42,6 +42,9 @@ typedef struct StreamSink {
 } StreamSink;
 int stream_fetch_own(Streams *streams, Task *task, const char *what, const StreamSink *sink, void *userdata,
                      Stream **ret);
+/* A wheel that a client offered, by its digest. */
+int stream_fetch_wheel(Streams *streams, Session *session, const char *digest, uint64_t size,
+                       const StreamSink *sink, void *userdata, Stream **ret);
 /* Ends one without calling its sink. */
 void stream_cancel(Stream *stream);
 

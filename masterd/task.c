@@ -270,6 +270,7 @@ void task_wait(Task *task) {
 void task_attach(Task *task, Attempt *attempt) {
         task->current = attempt;
         attempt->task = task;
+        attempt_take(attempt, &task->job->requires);
         task->attempt = attempt->number;
         task->wire = attempt->id;
         task->given_mcpus = attempt->mcpus;

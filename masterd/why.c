@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "detached.h"
+#include "environment-job.h"
 #include "job.h"
 #include "json-util.h"
 #include "log.h"
@@ -140,6 +141,10 @@ static char *why_busy(Manager *m, const Task *task, const Largest *l) {
 
 bool why_is_hopeless(Manager *m, const Job *job) {
         Largest l = nodes_for(m, job);
+        _cleanup_(freep) char *unfit = environment_job_why_unfit(m, job);
+
+        if (unfit)
+                return true;
 
         return !l.fits;
 }
@@ -147,7 +152,7 @@ bool why_is_hopeless(Manager *m, const Job *job) {
 char *why_waiting(Manager *m, const Task *task) {
         const Job *job = task->job;
         Largest l = nodes_for(m, job);
-        char *quota;
+        char *quota, *why;
 
         if (task->state == TASK_WAITING && detached_is_held(task))
                 return strdup("it is detached, and its argument and code are on their way to the master's "
@@ -169,6 +174,9 @@ char *why_waiting(Manager *m, const Task *task) {
                               "one");
         if (l.n_lost == l.n)
                 return strformat("all %u known nodes are lost: look at clupy-agent on them", l.n);
+        why = environment_job_why_unfit(m, job);
+        if (why)
+                return why;
         if (!l.fits && job->mcpus > 0 && job->mcpus > l.cpus->mcpus)
                 return strformat("no node has %s CPUs: the largest, %s, has %s", CPUS_TEXT(job->mcpus),
                                  l.cpus->name, CPUS_TEXT(l.cpus->mcpus));
@@ -191,6 +199,9 @@ char *why_waiting(Manager *m, const Task *task) {
                 return strdup("the ready nodes failed to run several tasks in a row and are given a rest: "
                               "look at their "
                               "clupy-launcher");
+        why = environment_job_why(m, job);
+        if (why)
+                return why;
         quota = why_quota(task, &l);
         return quota ?: why_busy(m, task, &l);
 }

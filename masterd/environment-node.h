@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "environment-name.h"
+#include "macros.h"
+#include "memory-util.h"
+#include "types.h"
+
+/* What a node offers, and which environments are there. */
+
+typedef enum NodeEnvironmentState {
+        NODE_ENVIRONMENT_ORDERED,
+        NODE_ENVIRONMENT_BUILDING,
+        NODE_ENVIRONMENT_READY,
+        NODE_ENVIRONMENT_FAILED,
+        _NODE_ENVIRONMENT_STATE_MAX,
+} NodeEnvironmentState;
+
+DEFINE_NAME_TABLE_DECLARATION(node_environment_state, NodeEnvironmentState);
+
+enum {
+        NODE_ENVIRONMENTS_MAX = 10000, /* that are remembered of one node */
+        NODE_PYTHONS_MAX = 32,
+        NODE_LABELS_MAX = 256,
+        NODE_RESOURCES_MAX = 64,
+};
+
+typedef struct NodeEnvironment {
+        Node *node;
+        char name[ENVIRONMENT_NAME_SIZE];
+        NodeEnvironmentState state;
+        uint64_t since;    /* BOOTTIME µs of the state */
+        uint64_t retry_at; /* BOOTTIME µs; of one that failed */
+        unsigned failures; /* in a row */
+        bool given_up; /* it is not this node's fault: tried no more there, see environment_try_again() */
+        char *reason, *message, *log;
+        uint64_t bytes, files, in_use;
+        uint64_t used_at; /* realtime ms, 0: not known */
+        double seconds;   /* that its build took */
+} NodeEnvironment;
+
+NodeEnvironment *node_environment_find(const Node *node, const char *name);
+bool node_environment_is_ready(const Node *node, const char *name);
+/* The one there is, or a new one in the state `ordered`. Returns 0, -ENOMEM, -ENOSPC. */
+int node_environment_get(Node *node, const char *name, NodeEnvironment **ret);
+/* The only place where a state changes. */
+void node_environment_set_state(NodeEnvironment *e, NodeEnvironmentState state);
+NodeEnvironment *node_environment_free(NodeEnvironment *e);
+/* All that the node is not known to have for good: its connection is gone. */
+void node_environments_forget_orders(Node *node);
+void node_environments_clear(Node *node);
+
+/* Counted things ("gpu", 2): those of a node, or those that a job requires. */
+typedef struct Resource {
+        char *name;
+        uint64_t total, used;
+} Resource;
+
+typedef struct Resources {
+        Resource *items;
+        size_t n;
+} Resources;
+
+void resources_done(Resources *resources);
+/* Adds n of it. Returns 0, -ENOMEM. */
+int resources_add(Resources *resources, const char *name, uint64_t n);
+int resources_copy(const Resources *from, Resources *ret);
+const Resource *resources_find(const Resources *resources, const char *name);
+/* Whether a node that is empty (that is as it is now) has what is required. */
+bool resources_suffice(const Resources *node, const Resources *required, bool now);
+/* Takes or gives back. What the node does not have is left out. */
+void resources_charge(Resources *node, const Resources *required, bool take);
+/* Other totals, what is taken stays so. */
+int resources_replace(Resources *node, Resources *totals);
+
+/* name=value; every one of `required` is among `labels`. */
+bool labels_match(char *const *labels, char *const *required);

@@ -1,0 +1,545 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "environments.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "environment-default.h"
+#include "environment-job.h"
+#include "environment-node.h"
+#include "environment-order.h"
+#include "environment-record.h"
+#include "job.h"
+#include "log.h"
+#include "manager.h"
+#include "node.h"
+#include "requirement.h"
+#include "session.h"
+#include "time-util.h"
+#include "wheel-store.h"
+
+int environments_new(Manager *m, Environments **ret) {
+        _cleanup_(environments_freep) Environments *all = new0(Environments);
+        int r;
+
+        if (!all)
+                return -ENOMEM;
+        all->manager = m;
+        r = hashmap_new(HASHMAP_STRING, &all->table);
+        if (r >= 0)
+                r = hashmap_new(HASHMAP_STRING, &all->defaults);
+        if (r >= 0)
+                r = wheel_store_new(m, &all->wheels);
+        if (r < 0)
+                return r;
+        *ret = TAKE_PTR(all);
+        return 0;
+}
+
+Environments *environments_free(Environments *all) {
+        DefaultEnvironment *d;
+        Environment *e;
+
+        if (!all)
+                return NULL;
+        environments_unwatch(all);
+        HASHMAP_FOREACH(d, all->defaults)
+                environment_default_free(all, d);
+        HASHMAP_FOREACH(e, all->table)
+                environment_free(e);
+        hashmap_free(all->table);
+        hashmap_free(all->defaults);
+        wheel_store_free(all->wheels);
+        dependency_config_free(all->config);
+        free(all->lock);
+        free(all->error);
+        sd_event_source_disable_unref(all->work);
+        sd_event_source_disable_unref(all->timer);
+        sd_event_source_disable_unref(all->sync_timer);
+        sd_event_source_disable_unref(all->change_timer);
+        return mfree(all);
+}
+
+void environments_stop(Environments *all) {
+        if (all)
+                wheel_store_stop(all->wheels);
+}
+
+int environments_open(Manager *m) {
+        int r;
+
+        r = environments_load_config(m);
+        if (r < 0)
+                return r;
+        r = environment_records_load(m);
+        if (r < 0)
+                return r;
+        environment_defaults_refresh(m, false);
+        environments_watch(m->environments);
+        return 0;
+}
+
+/* The table */
+
+Environment *environments_find(const Manager *m, const char *name) {
+        Environment *e;
+
+        HASHMAP_FOREACH(e, m->environments->table)
+                if (streq(e->name, name))
+                        return e;
+        return NULL;
+}
+
+/* Who goes first when there is no more room; only of that owner if it is not NULL. */
+static Environment *find_oldest(const Environments *all, const char *owner) {
+        Environment *e, *oldest = NULL;
+
+        HASHMAP_FOREACH(e, all->table)
+                if (e->n_references == 0 && (!owner || streq(e->owner, owner)) &&
+                    (!oldest || e->used_at < oldest->used_at))
+                        oldest = e;
+        return oldest;
+}
+
+static size_t count_of(const Environments *all, const char *owner) {
+        Environment *e;
+        size_t n = 0;
+
+        HASHMAP_FOREACH(e, all->table)
+                n += streq(e->owner, owner);
+        return n;
+}
+
+static int make_room(Environments *all, const Environment *e) {
+        bool shared = streq(e->owner, ENVIRONMENT_OWNER_SHARED);
+
+        while (!shared && count_of(all, e->owner) >= ENVIRONMENTS_OWNER_MAX) {
+                Environment *oldest = find_oldest(all, e->owner);
+
+                if (!oldest)
+                        return -ENOSPC;
+                environment_record_remove(oldest);
+                environment_free(oldest);
+        }
+        while (hashmap_size(all->table) >= ENVIRONMENTS_MAX ||
+               all->bytes + environment_size(e) > ENVIRONMENTS_BYTES_MAX) {
+                Environment *oldest = find_oldest(all, NULL);
+
+                if (!oldest)
+                        return -ENOSPC;
+                environment_record_remove(oldest);
+                environment_free(oldest);
+        }
+        return 0;
+}
+
+/* Anew after every change: there are few, and what is never added up wrongly needs no care. */
+static void count_bytes(Environments *all) {
+        Environment *e;
+
+        all->bytes = 0;
+        HASHMAP_FOREACH(e, all->table)
+                all->bytes += environment_size(e);
+}
+
+int environments_add(Manager *m, Environment *e) {
+        Environments *all = m->environments;
+        Environment *former = hashmap_get(all->table, e->id);
+        void *old;
+        int r;
+
+        if (former) {
+                /* It goes with the last job that has it. */
+                (void) hashmap_remove(all->table, former->id);
+                if (former->n_references == 0)
+                        environment_free(former);
+        }
+        r = make_room(all, e);
+        if (r >= 0)
+                r = hashmap_replace(all->table, e->id, e, &old);
+        count_bytes(all);
+        return r;
+}
+
+void environments_forget(Environment *e) {
+        Environments *all = e->manager->environments;
+
+        if (!all || hashmap_get(all->table, e->id) != e)
+                return;
+        (void) hashmap_remove(all->table, e->id);
+        count_bytes(all);
+}
+
+bool environments_keeps(const Environment *e) {
+        const Environments *all = e->manager->environments;
+
+        return all && hashmap_get(all->table, e->id) == e &&
+               (e->state == ENVIRONMENT_LOCKED || (e->state == ENVIRONMENT_FAILED && e->name[0] != '\0'));
+}
+
+void environments_changed(Environment *e) {
+        Manager *m = e->manager;
+
+        if (!m->environments || m->stopping)
+                return;
+        if (e->state == ENVIRONMENT_FAILED)
+                m->environments->failed_due = true;
+        if (e->state == ENVIRONMENT_LOCKED && !e->base)
+                environment_record_write(e);
+        count_bytes(m->environments);
+        environments_wake(m);
+        manager_schedule(m);
+        manager_notify(m);
+}
+
+void environments_forgive_nodes(Environment *e) {
+        NodeEnvironment *there;
+        Node *node;
+
+        HASHMAP_FOREACH(node, e->manager->nodes) {
+                there = node_environment_find(node, e->name);
+                if (there && there->state == NODE_ENVIRONMENT_FAILED)
+                        node_environment_free(there);
+        }
+}
+
+/* What a job asks for */
+
+static const char *wheel_name(const char *wheel) {
+        const char *slash = strchr(wheel, '/');
+
+        return slash ? slash + 1 : wheel;
+}
+
+/* A wheel's name begins with its project's. */
+static int wheel_project(const char *wheel, char ret[static PROJECT_NAME_MAX + 1]) {
+        const char *name = wheel_name(wheel);
+        char project[PROJECT_NAME_MAX + 1];
+        size_t n = strcspn(name, "-");
+
+        if (n == 0 || n > PROJECT_NAME_MAX)
+                return -EINVAL;
+        memcpy(project, name, n);
+        project[n] = '\0';
+        return requirement_project(project, ret);
+}
+
+/* The client asks for this project itself. */
+static bool is_replaced(const EnvironmentRequest *request, const char *project) {
+        char other[PROJECT_NAME_MAX + 1];
+
+        for (char **s = request->packages; s && *s; s++)
+                if (requirement_project(*s, other) >= 0 && streq(other, project))
+                        return true;
+        for (char **s = request->wheels; s && *s; s++)
+                if (wheel_project(*s, other) >= 0 && streq(other, project))
+                        return true;
+        return false;
+}
+
+typedef struct Merge {
+        Environment *e;
+        const EnvironmentRequest *request;
+} Merge;
+
+static int merge_locked(const LockEntry *entry, void *userdata) {
+        const Merge *merge = userdata;
+        _cleanup_(freep) char *pin = NULL;
+
+        if (entry->conditional || is_replaced(merge->request, entry->project))
+                return 0;
+        pin = strformat("%s==%s", entry->project, entry->version);
+        return pin ? strv_extend(&merge->e->packages, pin) : -ENOMEM;
+}
+
+/* The master's packages that the client does not ask for itself. */
+static int merge_defaults(Environment *e, const Environments *all, const EnvironmentRequest *request) {
+        Merge merge = { .e = e, .request = request };
+        const char *expected;
+        size_t line;
+        int r;
+
+        if (!all->config)
+                return 0;
+        if (all->lock)
+                return lock_parse(all->lock, strlen(all->lock), merge_locked, &merge, &line, &expected);
+        for (char **s = all->config->packages; s && *s; s++) {
+                char project[PROJECT_NAME_MAX + 1];
+
+                if (requirement_project(*s, project) < 0 || is_replaced(request, project))
+                        continue;
+                r = strv_extend(&e->packages, *s);
+                if (r < 0)
+                        return r;
+        }
+        return 0;
+}
+
+static int extend_all(char ***list, char *const *values) {
+        int r = 0;
+
+        for (; values && *values && r >= 0; values++)
+                if (!strv_contains(*list, *values))
+                        r = strv_extend(list, *values);
+        return r;
+}
+
+static int compare_texts(const void *left, const void *right) {
+        return strcmp(*(char *const *) left, *(char *const *) right);
+}
+
+static void sort(char **list) {
+        if (list)
+                qsort(list, strv_length(list), sizeof(*list), compare_texts);
+}
+
+static int fill(Environment *e, const Environments *all, const EnvironmentRequest *request) {
+        const DependencyConfig *config = all->config;
+        bool with_defaults = !request->base_none && !request->lock;
+        int r = 0;
+
+        e->system_packages = !request->base_none && config && config->system_packages;
+        e->fixed = request->lock != NULL;
+        e->prefers_default = with_defaults;
+        if (with_defaults)
+                r = merge_defaults(e, all, request);
+        if (r >= 0 && with_defaults && config)
+                r = extend_all(&e->preload, config->preload);
+        if (r >= 0 && !request->lock)
+                r = extend_all(&e->packages, request->packages);
+        if (r >= 0)
+                r = extend_all(&e->preload, request->preload);
+        if (r >= 0)
+                r = extend_all(&e->wheels, request->wheels);
+        if (r >= 0 && request->lock && free_and_strdup(&e->lock, request->lock) < 0)
+                r = -ENOMEM;
+        if (r < 0)
+                return r;
+        /* The order of what is asked for says nothing; that of imports may. */
+        sort(e->packages);
+        sort(e->wheels);
+        e->base = !e->fixed && !e->packages && !e->preload && !e->wheels;
+        return 0;
+}
+
+/* A lock holds what it names and no foreign code runs when only wheels are taken: the same for all. */
+static int share(Environment *e) {
+        return e->base || (e->fixed && e->only_wheels) ? free_and_strdup(&e->owner, ENVIRONMENT_OWNER_SHARED)
+                                                       : 0;
+}
+
+static const char *check_request(const EnvironmentRequest *request, char **ret_log) {
+        const char *expected;
+        size_t line;
+
+        for (char **s = request->packages; s && *s; s++)
+                if (!requirement_is_valid(*s)) {
+                        *ret_log = strformat(
+                                "'%s' is no requirement such as 'numpy>=2': packages are asked for "
+                                "by name and version, and not by address or with options",
+                                *s);
+                        return "installer";
+                }
+        for (char **s = request->preload; s && *s; s++)
+                if (!module_name_is_valid(*s)) {
+                        *ret_log = strformat("'%s' in preload is no module's name", *s);
+                        return "installer";
+                }
+        if (request->lock &&
+            lock_parse(request->lock, strlen(request->lock), NULL, NULL, &line, &expected) < 0) {
+                *ret_log = strformat("line %zu of the lock: expected %s", line, expected);
+                return "installer";
+        }
+        return NULL;
+}
+
+/* What was found out is looked up anew once it is old. */
+static bool is_stale(const Environments *all, const Environment *e) {
+        uint64_t sync = all->config ? all->config->sync : USEC_PER_HOUR;
+
+        return e->state == ENVIRONMENT_LOCKED && !e->fixed && !e->base && sync != USEC_INFINITY &&
+               usec_add(e->resolved_at, sync) < now_usec(CLOCK_REALTIME);
+}
+
+static int begin(Environment *e, Session *session, const EnvironmentRequest *request) {
+        _cleanup_(freep) char *log = NULL;
+        const char *reason = check_request(request, &log);
+        int r;
+
+        if (reason) {
+                environment_fail(e, reason, strempty(log));
+                return 0;
+        }
+        if (e->base) {
+                r = environment_find_name(e);
+                if (r < 0)
+                        return r;
+                environment_set_state(e, ENVIRONMENT_LOCKED);
+                return 0;
+        }
+        return wheel_store_fetch(e, session, request);
+}
+
+int environments_request(Manager *m, Session *session, const char *python, const EnvironmentRequest *request,
+                         Environment **ret) {
+        _cleanup_(environment_unrefp) Environment *e = NULL;
+        Environments *all = m->environments;
+        Environment *there;
+        int r;
+
+        *ret = NULL;
+        if (!request->packages && !request->preload && !request->wheels && !request->lock &&
+            !request->base_none)
+                return 0;
+        r = environment_new(m, session->user, python, &e);
+        if (r < 0)
+                return r;
+        r = environment_index(all, e);
+        if (r >= 0)
+                r = fill(e, all, request);
+        if (r >= 0)
+                r = share(e);
+        if (r >= 0)
+                r = environment_identify(e, 0);
+        if (r < 0)
+                return r;
+        there = hashmap_get(all->table, e->id);
+        if (there && !is_stale(all, there)) {
+                environment_unref(TAKE_PTR(e));
+                if (there->state == ENVIRONMENT_FAILED &&
+                    usec_add(there->failed_at, ENVIRONMENT_FORGIVE_S * USEC_PER_SEC) <= manager_now(m) &&
+                    there->n_references == 0)
+                        environment_try_again(there);
+                *ret = environment_ref(there);
+                /* Its wheels may have been given up when another client went. */
+                return there->state == ENVIRONMENT_FETCHING ? wheel_store_fetch(there, session, request) : 0;
+        }
+        r = environments_add(m, e);
+        if (r >= 0)
+                r = begin(e, session, request);
+        if (r < 0)
+                return r;
+        *ret = TAKE_PTR(e);
+        environments_wake(m);
+        return 0;
+}
+
+/* What tasks get */
+
+static bool is_usable(const Environment *e, const Node *node) {
+        if (e->base)
+                return true;
+        return e->name[0] != '\0' && streq_ptr(e->platform, node->platform) &&
+               node_environment_is_ready(node, e->name);
+}
+
+Environment *environments_pick(Manager *m, const Job *job, const Node *node) {
+        DefaultEnvironment *d;
+
+        if (job->environment)
+                return is_usable(job->environment, node) ? job->environment : NULL;
+        d = hashmap_get(m->environments->defaults, job->python);
+        for (size_t i = 0; d && i < ENVIRONMENT_GENERATIONS && d->generations[i]; i++)
+                if (is_usable(d->generations[i], node))
+                        return d->generations[i];
+        return NULL;
+}
+
+bool environments_allow(Manager *m, const Job *job, const Node *node) {
+        return (job->python[0] == '\0' && !job->environment) || environments_pick(m, job, node);
+}
+
+const char *environments_dispatch_name(Manager *m, const Job *job, const Node *node) {
+        const Environment *e = environments_pick(m, job, node);
+
+        if (!e || (e->base && !m->environments->config && !job->environment))
+                return "default";
+        return e->name;
+}
+
+json_object *environments_libraries(const Manager *m, const char *python) {
+        const DefaultEnvironment *d = hashmap_get(m->environments->defaults, python);
+
+        return d && d->generations[0] && !d->generations[0]->base ? d->generations[0]->libraries : NULL;
+}
+
+bool environments_missing(Manager *m, const Job *job) {
+        const Node *node;
+
+        HASHMAP_FOREACH(node, m->nodes)
+                if (node->state == NODE_READY && job_fits_node(job, node) &&
+                    environments_allow(m, job, node))
+                        return false;
+        return true;
+}
+
+void environments_count(Manager *m, const Job *job) {
+        const Environment *e = environments_awaited(m, job);
+
+        if (!e || e->base)
+                return;
+        if (job->waited_environment)
+                m->environments->counters.misses++;
+        else
+                m->environments->counters.hits++;
+}
+
+Environment *environments_awaited(Manager *m, const Job *job) {
+        DefaultEnvironment *d;
+
+        if (job->environment)
+                return job->environment;
+        d = hashmap_get(m->environments->defaults, job->python);
+        if (!d)
+                return NULL;
+        return d->generations[0] ?: d->next;
+}
+
+static bool is_ready_somewhere(Manager *m, const Environment *e) {
+        Node *node;
+
+        if (e->name[0] == '\0')
+                return false;
+        HASHMAP_FOREACH(node, m->nodes)
+                if (!node->lost && is_usable(e, node) && strv_contains(node->pythons, e->python))
+                        return true;
+        return false;
+}
+
+Environment *environments_failed(Manager *m, const Job *job) {
+        DefaultEnvironment *d;
+
+        if (job->environment)
+                return job->environment->state == ENVIRONMENT_FAILED &&
+                                       !is_ready_somewhere(m, job->environment)
+                               ? job->environment
+                               : NULL;
+        d = hashmap_get(m->environments->defaults, job->python);
+        if (!d)
+                return NULL;
+        for (size_t i = 0; i < ENVIRONMENT_GENERATIONS && d->generations[i]; i++)
+                if (d->generations[i]->state != ENVIRONMENT_FAILED ||
+                    is_ready_somewhere(m, d->generations[i]))
+                        return NULL;
+        if (d->next && d->next->state != ENVIRONMENT_FAILED)
+                return NULL;
+        return d->generations[0] ?: d->next;
+}
+
+void environments_task_comes(Manager *m, const Job *job) {
+        Environment *e = environments_failed(m, job);
+
+        if (!job->environment)
+                environment_default_want(m, job->python);
+        else
+                job->environment->used_at = manager_now(m);
+        if (!e)
+                return;
+        if (usec_add(e->failed_at, ENVIRONMENT_FORGIVE_S * USEC_PER_SEC) <= manager_now(m))
+                environment_try_again(e);
+        else {
+                m->environments->failed_due = true;
+                environments_wake(m);
+        }
+}
