@@ -97,6 +97,65 @@ static int get_certificate_expires(sd_bus *bus, const char *path, const char *in
         return sd_bus_message_append(reply, "t", tls ? tls_context_expires(tls) : 0);
 }
 
+static int get_environments(sd_bus *bus, const char *path, const char *interface, const char *property,
+                            sd_bus_message *reply, void *userdata, sd_bus_error *error) {
+        AgentBus *b = userdata;
+        Environment *e;
+        int r;
+
+        r = sd_bus_message_open_container(reply, 'a', "(sstt)");
+        HASHMAP_FOREACH(e, environments_all(b->agent->environments))
+                if (r >= 0)
+                        r = sd_bus_message_append(reply, "(sstt)", e->name,
+                                                  environment_state_to_string(e->state), e->bytes,
+                                                  environment_last_use(e));
+        return r < 0 ? r : sd_bus_message_close_container(reply);
+}
+
+static int get_builds(sd_bus *bus, const char *path, const char *interface, const char *property,
+                      sd_bus_message *reply, void *userdata, sd_bus_error *error) {
+        AgentBus *b = userdata;
+
+        return sd_bus_message_append(reply, "t", environments_statistics(b->agent->environments)->builds);
+}
+
+static int get_build_failures(sd_bus *bus, const char *path, const char *interface, const char *property,
+                              sd_bus_message *reply, void *userdata, sd_bus_error *error) {
+        AgentBus *b = userdata;
+
+        return sd_bus_message_append(reply, "t", environments_statistics(b->agent->environments)->failures);
+}
+
+static int get_build_seconds(sd_bus *bus, const char *path, const char *interface, const char *property,
+                             sd_bus_message *reply, void *userdata, sd_bus_error *error) {
+        AgentBus *b = userdata;
+
+        return sd_bus_message_append(
+                reply, "d", (double) environments_statistics(b->agent->environments)->build_usec / 1e6);
+}
+
+static int get_build_bytes(sd_bus *bus, const char *path, const char *interface, const char *property,
+                           sd_bus_message *reply, void *userdata, sd_bus_error *error) {
+        AgentBus *b = userdata;
+
+        return sd_bus_message_append(reply, "t",
+                                     environments_statistics(b->agent->environments)->build_bytes);
+}
+
+static int get_environment_hits(sd_bus *bus, const char *path, const char *interface, const char *property,
+                                sd_bus_message *reply, void *userdata, sd_bus_error *error) {
+        AgentBus *b = userdata;
+
+        return sd_bus_message_append(reply, "t", environments_statistics(b->agent->environments)->hits);
+}
+
+static int get_pythons(sd_bus *bus, const char *path, const char *interface, const char *property,
+                       sd_bus_message *reply, void *userdata, sd_bus_error *error) {
+        AgentBus *b = userdata;
+
+        return sd_bus_message_append_strv(reply, b->agent->pythons);
+}
+
 /* owner: whose are listed, NULL: all. */
 static int reply_attempts(AgentBus *b, sd_bus_message *call, const char *owner) {
         _cleanup_(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
@@ -154,6 +213,13 @@ static const sd_bus_vtable agent_vtable[] = {
         SD_BUS_PROPERTY("Unreleased", "t", get_unreleased, 0, 0),
         SD_BUS_PROPERTY("CodeCacheBytes", "t", get_code_cache_bytes, 0, 0),
         SD_BUS_PROPERTY("CertificateExpires", "t", get_certificate_expires, 0, 0),
+        SD_BUS_PROPERTY("Pythons", "as", get_pythons, 0, SD_BUS_VTABLE_PROPERTY_CONST),
+        SD_BUS_PROPERTY("Environments", "a(sstt)", get_environments, 0, 0),
+        SD_BUS_PROPERTY("EnvironmentHits", "t", get_environment_hits, 0, 0),
+        SD_BUS_PROPERTY("Builds", "t", get_builds, 0, 0),
+        SD_BUS_PROPERTY("BuildFailures", "t", get_build_failures, 0, 0),
+        SD_BUS_PROPERTY("BuildSeconds", "d", get_build_seconds, 0, 0),
+        SD_BUS_PROPERTY("BuildBytes", "t", get_build_bytes, 0, 0),
         SD_BUS_METHOD_WITH_NAMES("ListAttempts", NULL, , "a(susss)", SD_BUS_PARAM(attempts),
                                  method_list_attempts, SD_BUS_VTABLE_UNPRIVILEGED),
         SD_BUS_VTABLE_END

@@ -131,7 +131,7 @@ static int order_parse_names(Order *o, json_object *json) {
         /* One byte less than the launcher's fields: they end with a NUL. */
         if (!name_is_valid(o->policy, POLICY_NAME_MAX - 1))
                 o->refusal = "that is no name of a policy";
-        else if (!name_is_valid(o->environment, ENVIRONMENT_NAME_MAX - 1))
+        else if (!environment_name_is_valid(o->environment))
                 o->refusal = "that is no name of an environment";
         else if (!streq(o->isolation, "task"))
                 o->refusal = "this node knows no isolation but 'task'";
@@ -441,7 +441,7 @@ static void attempt_ordered_again(Attempt *a, const Order *o) {
 
 static int agent_dispatch(Agent *agent, const Order *o) {
         _cleanup_(freep) char *name = text_for_message(o->name, TASK_NAME_MAX - 1);
-        char text[TEXT_SIZE];
+        char text[TEXT_SIZE], why[ENVIRONMENTS_WHY_SIZE];
         Attempt *a;
         int r;
 
@@ -457,6 +457,10 @@ static int agent_dispatch(Agent *agent, const Order *o) {
                 return r;
         if (o->refusal) {
                 attempt_finish_local(a, OUTCOME_REFUSED, o->refusal);
+                return 0;
+        }
+        if (environments_use(agent->environments, o->environment, why) < 0) {
+                attempt_finish_local(a, OUTCOME_INFRASTRUCTURE, why);
                 return 0;
         }
         if (o->size > agent->config->memory || agent->arguments_bytes > agent->config->memory - o->size) {

@@ -6,13 +6,13 @@
 
 #include "agent-bus.h"
 #include "agent-dispatch.h"
-#include "build-config.h"
+#include "agent-environments.h"
 #include "fd-util.h"
 #include "json-util.h"
+#include "launcher/pythons.h"
 #include "log.h"
 #include "node-hello.h"
 #include "parse-util.h"
-#include "python-list.h"
 #include "report.h"
 #include "task-log.h"
 #include "time-util.h"
@@ -33,8 +33,11 @@ void agent_attempts_changed(Agent *agent) {
 }
 
 static void agent_update_status(Agent *agent) {
+        const Environment *building;
+
         if (!agent->daemon)
                 return;
+        building = environments_current(agent->environments);
         if (!agent->launcher_listed)
                 daemon_status(agent->daemon, "Waiting for the launcher");
         else if (master_link_state(agent->master) != MASTER_LINK_UP)
@@ -42,9 +45,10 @@ static void agent_update_status(Agent *agent) {
                               *master_link_peer(agent->master) ? " at " : "",
                               master_link_peer(agent->master), agent_running(agent));
         else
-                daemon_status(agent->daemon, "Connected to the master at %s; %u tasks run, %u results kept",
-                              master_link_peer(agent->master), agent_running(agent),
-                              agent->counts[ATTEMPT_ENDED]);
+                daemon_status(
+                        agent->daemon, "Connected to the master at %s; %u tasks run, %u results kept%s%s",
+                        master_link_peer(agent->master), agent_running(agent), agent->counts[ATTEMPT_ENDED],
+                        building ? "; makes environment " : "", building ? building->name : "");
 }
 
 void agent_release_attempt(Attempt *a) {
@@ -162,7 +166,8 @@ static int on_started(Agent *agent, const LauncherEvent *event) {
         return 0;
 }
 
-static int on_ended(Agent *agent, const LauncherEvent *event, int *fd) {
+static int on_ended(Agent *agent, const LauncherEvent *event, int *fds, size_t n_fds) {
+        int result_fd = n_fds > 0 ? fds[0] : -EBADF;
         AttemptEnd *end;
         Attempt *a;
         int r;
@@ -184,8 +189,9 @@ static int on_ended(Agent *agent, const LauncherEvent *event, int *fd) {
         /* The launcher knows only a point of its machine's clock. */
         if (end->kind == OUTCOME_DEADLINE)
                 end->limit = a->deadline_usec;
-        attempt_finish(a, end, *fd, *fd >= 0 ? event->info.result_size : 0);
-        *fd = -EBADF;
+        attempt_finish(a, end, result_fd, result_fd >= 0 ? event->info.result_size : 0);
+        if (n_fds > 0)
+                fds[0] = -EBADF;
         return 0;
 }
 
@@ -252,15 +258,15 @@ static void on_list_end(Agent *agent) {
                                              "the launcher has lost it without a trace");
         }
         agent_send_lease(agent);
+        environments_launcher_up(agent->environments);
         warm_pool_renew(agent->warm_pool);
         agent_start_prepared(agent);
         master_link_start(agent->master);
         agent_update_status(agent);
 }
 
-static void on_launcher_event(const LauncherEvent *event, int fd, void *userdata) {
+static void on_launcher_event(const LauncherEvent *event, int *fds, size_t n_fds, void *userdata) {
         Agent *agent = userdata;
-        _cleanup_(close_fdp) int owned_fd = fd;
         int r = 0;
 
         switch (event->op) {
@@ -270,13 +276,23 @@ static void on_launcher_event(const LauncherEvent *event, int fd, void *userdata
                 r = on_started(agent, event);
                 break;
         case LAUNCHER_ENDED:
-                r = on_ended(agent, event, &owned_fd);
+                r = on_ended(agent, event, fds, n_fds);
                 break;
         case LAUNCHER_PROGRESS:
                 r = on_progress(agent, event);
                 break;
         case LAUNCHER_REFUSED:
-                on_refused(agent, event);
+                if (event->refused.environment[0])
+                        environments_launcher_event(agent->environments, event, fds, n_fds);
+                else
+                        on_refused(agent, event);
+                break;
+        case LAUNCHER_BUILD_STARTED:
+        case LAUNCHER_BUILD_ENDED:
+        case LAUNCHER_ENVIRONMENT:
+        case LAUNCHER_ENVIRONMENTS_END:
+        case LAUNCHER_ENVIRONMENT_REMOVED:
+                environments_launcher_event(agent->environments, event, fds, n_fds);
                 break;
         case LAUNCHER_LIST_END:
                 on_list_end(agent);
@@ -296,6 +312,7 @@ static void on_launcher_down(int error, void *userdata) {
         Agent *agent = userdata;
 
         agent->launcher_listed = false;
+        environments_launcher_down(agent->environments);
         log_warning_errno(error, "Lost the launcher, waiting for it");
         (void) sd_event_source_set_time_relative(agent->launcher_away, LAUNCHER_AWAY_USEC);
         (void) sd_event_source_set_enabled(agent->launcher_away, SD_EVENT_ONESHOT);
@@ -366,7 +383,11 @@ static int on_welcome(const MasterWelcome *welcome, void *userdata) {
         }
         agent_obey(agent, welcome->epoch);
         r = heartbeat_start(agent->heartbeat, welcome->heartbeat_usec, welcome->lease_usec);
-        return r < 0 ? r : agent_send_report(agent);
+        if (r >= 0)
+                r = agent_send_report(agent);
+        if (r >= 0)
+                environments_master_up(agent->environments);
+        return r;
 }
 
 static int on_reconcile(Agent *agent, const Frame *frame) {
@@ -433,6 +454,8 @@ static int on_master_frame(const Frame *frame, void *userdata) {
                 return agent_stop_frame(agent, frame);
         case FRAME_RELEASE:
                 return agent_release_frame(agent, frame);
+        case FRAME_ENVIRONMENT:
+                return environments_master_frame(agent->environments, frame);
         case FRAME_FETCH:
                 return on_fetch(agent, frame);
         case FRAME_DATA:
@@ -448,6 +471,7 @@ static void on_master_down(void *userdata) {
         Agent *agent = userdata;
 
         heartbeat_stop(agent->heartbeat);
+        environments_master_down(agent->environments);
         payload_streams_reset(agent->streams);
         agent_forget_preparing(agent);
         task_log_connected(agent->task_log, false);
@@ -577,6 +601,21 @@ static int read_boot_id(char ret[static ID_HEX_SIZE]) {
         return 0;
 }
 
+/* The main one in any case: the launcher says what is wrong with it. */
+static int find_pythons(char ***ret) {
+        _cleanup_(strv_freep) char **list = NULL;
+
+        for (size_t i = 0; i < pythons_size; i++)
+                if (i == 0 || python_find(pythons[i].series)) {
+                        int r = strv_extend(&list, pythons[i].series);
+
+                        if (r < 0)
+                                return r;
+                }
+        *ret = TAKE_PTR(list);
+        return 0;
+}
+
 int agent_new(sd_event *event, Daemon *daemon, const ServerConfig *config, const char *launcher_socket,
               Agent **ret) {
         _cleanup_(agent_freep) Agent *agent = NULL;
@@ -592,7 +631,7 @@ int agent_new(sd_event *event, Daemon *daemon, const ServerConfig *config, const
         r = read_boot_id(agent->boot_id);
         if (r < 0)
                 return r;
-        r = python_list_find(CLUPY_PROGRAM_DIR, &agent->pythons);
+        r = find_pythons(&agent->pythons);
         if (r >= 0)
                 r = hashmap_new(HASHMAP_STRING, &agent->attempts);
         if (r >= 0)
@@ -605,6 +644,8 @@ int agent_new(sd_event *event, Daemon *daemon, const ServerConfig *config, const
                 r = heartbeat_new(event, &heartbeat_handlers, agent, &agent->heartbeat);
         if (r >= 0)
                 r = warm_pool_new(event, config->warm, on_pool, agent, &agent->warm_pool);
+        if (r >= 0)
+                r = agent_environments_new(agent);
         if (r >= 0)
                 r = task_log_new(event, &log_handlers, agent, &agent->task_log);
         if (r >= 0)
@@ -645,6 +686,7 @@ Agent *agent_free(Agent *agent) {
         payload_streams_free(agent->streams);
         code_cache_free(agent->code);
         heartbeat_free(agent->heartbeat);
+        environments_free(agent->environments);
         warm_pool_free(agent->warm_pool);
         task_log_free(agent->task_log);
         sd_event_source_disable_unref(agent->launcher_away);

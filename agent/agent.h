@@ -8,6 +8,7 @@
 #include "attempt.h"
 #include "code-cache.h"
 #include "daemon.h"
+#include "environments.h"
 #include "epoch-store.h"
 #include "hashmap.h"
 #include "heartbeat.h"
@@ -35,6 +36,7 @@ struct Agent {
         CodeCache *code;
         PayloadStreams *streams;
         WarmPool *warm_pool;
+        Environments *environments;
         TaskLog *task_log;
         AgentBus *bus;
         sd_event_source *launcher_away; /* runs while the launcher is not there */

@@ -18,6 +18,7 @@
 
 enum {
         REQUEST_FDS_MAX = 2,
+        EVENT_FDS_MAX = 2,
         BURST_MAX = 64, /* packets read before others get their turn */
 };
 
@@ -156,27 +157,24 @@ static int launcher_link_flush(LauncherLink *l) {
 /* Handles one packet. Returns 1, 0 when there is none, -errno. */
 static int launcher_link_receive(LauncherLink *l) {
         LauncherEvent event;
-        int fd = -EBADF;
+        int fds[EVENT_FDS_MAX];
         size_t n_fds = 0;
         ssize_t n;
 
-        n = fd_receive_with_fds(l->fd, &event, sizeof(event), &fd, 1, &n_fds);
+        n = fd_receive_with_fds(l->fd, &event, sizeof(event), fds, ELEMENTSOF(fds), &n_fds);
         if (n == -EAGAIN)
                 return 0;
         if (n < 0)
                 return (int) n;
         if (n != sizeof(event) || event.version != LAUNCHER_PROTOCOL_VERSION) {
-                if (n_fds > 0)
-                        close_fd(fd);
+                close_many(fds, n_fds);
                 return -EPROTO;
         }
-        if (n_fds == 0)
-                fd = -EBADF;
         if (event.op == LAUNCHER_WELCOME) {
                 LauncherRequest list = { .op = LAUNCHER_LIST };
                 int r;
 
-                close_fd(fd);
+                close_many(fds, n_fds);
                 if (l->up)
                         return -EPROTO;
                 l->up = true;
@@ -187,10 +185,11 @@ static int launcher_link_receive(LauncherLink *l) {
                 return r < 0 ? r : 1;
         }
         if (!l->up) {
-                close_fd(fd);
+                close_many(fds, n_fds);
                 return event.op == LAUNCHER_REFUSED ? -ECONNREFUSED : -EPROTO;
         }
-        l->handlers->event(&event, fd, l->userdata);
+        l->handlers->event(&event, fds, n_fds, l->userdata);
+        close_many(fds, n_fds);
         return 1;
 }
 

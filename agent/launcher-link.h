@@ -15,8 +15,9 @@ typedef struct LauncherLink LauncherLink;
 typedef struct LauncherLinkHandlers {
         /* A launcher is there; what it answers to LIST follows, ending with LAUNCHER_LIST_END. */
         void (*welcome)(const LauncherEvent *event, void *userdata);
-        /* Everything else that it says. fd: what came beside it, the handler's own; or -EBADF. */
-        void (*event)(const LauncherEvent *event, int fd, void *userdata);
+        /* Everything else that it says. fds came beside it: those that the handler keeps it replaces by
+         * -EBADF, the others are closed. */
+        void (*event)(const LauncherEvent *event, int *fds, size_t n_fds, void *userdata);
         /* All that was there to read has been read: a good moment to pass things on together. */
         void (*batch_end)(void *userdata);
         /* It has gone after a welcome. What was queued for it is lost. */

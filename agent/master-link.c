@@ -37,6 +37,8 @@ struct MasterLink {
         Resolver *resolver;
         ResolvedAddress resolved[RESOLVER_ADDRESSES_MAX];
         size_t n_resolved, next_resolved;
+        ResolvedAddress dialled; /* of the connection, and the host as it is called */
+        const char *dialled_host;
 
         Connection *connection;
         char peer[SOCKADDR_STRING_SIZE];
@@ -267,9 +269,10 @@ static void master_link_connect(MasterLink *l) {
         int r;
 
         sockaddr_to_string((const struct sockaddr *) &address->address, address->size, true, l->peer);
+        l->dialled = *address;
+        l->dialled_host = l->addresses[l->address].host;
         r = connection_new_outgoing_tls(l->event, (const struct sockaddr *) &address->address, address->size,
-                                        l->tls, l->addresses[l->address].host, &connection_handlers, l,
-                                        &l->connection);
+                                        l->tls, l->dialled_host, &connection_handlers, l, &l->connection);
         if (r < 0) {
                 master_link_complain(l, l->peer, strerror(-r));
                 master_link_next(l);
@@ -396,6 +399,15 @@ int master_link_send(MasterLink *l, FrameType type, json_object *json, const str
         if (!l->connection || !master_link_is_welcome(l))
                 return -ENOTCONN;
         return connection_send(l->connection, type, json, payloads, n_payloads);
+}
+
+int master_link_dial(const MasterLink *l, const ConnectionHandlers *handlers, void *handlers_userdata,
+                     Connection **ret) {
+        if (!l->connection || !master_link_is_welcome(l))
+                return -ENOTCONN;
+        return connection_new_outgoing_tls(l->event, (const struct sockaddr *) &l->dialled.address,
+                                           l->dialled.size, l->tls, l->dialled_host, handlers,
+                                           handlers_userdata, ret);
 }
 
 bool master_link_is_congested(const MasterLink *l) {

@@ -68,6 +68,10 @@ void master_link_reconciled(MasterLink *l);
 /* As connection_send(); -ENOTCONN before the welcome. */
 int master_link_send(MasterLink *l, FrameType type, json_object *json, const struct iovec *payloads,
                      size_t n_payloads);
+/* Makes another connection to the same master, with the same certificate; the hello is the caller's. Returns
+ * as connection_new_outgoing_tls(), -ENOTCONN before the welcome. */
+int master_link_dial(const MasterLink *l, const ConnectionHandlers *handlers, void *handlers_userdata,
+                     Connection **ret);
 bool master_link_is_congested(const MasterLink *l);
 MasterLinkState master_link_state(const MasterLink *l);
 /* "10.0.0.1:7878", where it is or was last tried; "" before the first try. */

@@ -14,7 +14,6 @@ typedef struct Resources {
 
 ServerResource *server_resources_free(ServerResource *resources, size_t n) {
         for (size_t i = 0; i < n; i++) {
-                free(resources[i].name);
                 strv_free(resources[i].devices);
                 strv_free(resources[i].shared);
                 free(resources[i].variable);
@@ -24,7 +23,7 @@ ServerResource *server_resources_free(ServerResource *resources, size_t n) {
 
 /* Names of [a-z0-9-] cannot be mistaken for anything else, wherever they are shown. */
 static int resource_get(Resources *r, const char *name, ServerResource **ret) {
-        ServerResource *grown, *added;
+        ServerResource *grown;
 
         for (size_t i = 0; i < r->n_resources; i++)
                 if (streq(r->resources[i].name, name)) {
@@ -39,12 +38,9 @@ static int resource_get(Resources *r, const char *name, ServerResource **ret) {
         if (!grown)
                 return -ENOMEM;
         r->resources = grown;
-        added = grown + r->n_resources;
-        *added = (ServerResource){ .name = strdup(name) };
-        if (!added->name)
-                return -ENOMEM;
-        r->n_resources++;
-        *ret = added;
+        *ret = grown + r->n_resources++;
+        memset(*ret, 0, sizeof(**ret));
+        memcpy((*ret)->name, name, strlen(name));
         return 0;
 }
 

@@ -17,7 +17,7 @@ enum {
 };
 
 typedef struct ServerResource {
-        char *name;
+        char name[RESOURCE_NAME_MAX + 1];
         uint64_t count; /* how many of them there are, ≥ 1 */
         char **devices; /* device nodes below /dev, `count` of them: one for each; NULL: it is only counted
                          */

@@ -116,6 +116,21 @@ void warm_pool_use(WarmPool *p, const LauncherKey *key) {
                 warm_pool_arm(p);
 }
 
+void warm_pool_follow(WarmPool *p, const char *former, const char *next) {
+        LauncherKey keys[KEYS_MAX];
+        size_t n = 0;
+
+        /* Using them changes the list. */
+        LIST_FOREACH(WarmKey, k, age, &p->by_age)
+                if (streq(k->key.environment, former) && n < ELEMENTSOF(keys))
+                        keys[n++] = k->key;
+        for (size_t i = 0; i < n; i++) {
+                memset(keys[i].environment, 0, sizeof(keys[i].environment));
+                memcpy(keys[i].environment, next, strnlen(next, sizeof(keys[i].environment) - 1));
+                warm_pool_use(p, keys + i);
+        }
+}
+
 void warm_pool_renew(WarmPool *p) {
         LIST_FOREACH(WarmKey, k, age, &p->by_age)
                 p->ask(&k->key, p->count, p->userdata);

@@ -18,5 +18,8 @@ DEFINE_CLEANUP(WarmPool, warm_pool_free);
 
 /* A task with that key starts. */
 void warm_pool_use(WarmPool *p, const LauncherKey *key);
+/* Tasks of one environment will have another one from now on: all that is warm for the former becomes so for
+ * the next, too; the former's goes when it has not been used for its time. */
+void warm_pool_follow(WarmPool *p, const char *former, const char *next);
 /* Asks for all again: the launcher is another one. */
 void warm_pool_renew(WarmPool *p);

@@ -2,6 +2,7 @@
 #include "test.h"
 
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
@@ -24,6 +25,7 @@ static struct {
         int listening, fd;
         sd_event_source *listen_source, *source;
         uint8_t instance;
+        char environment[ENVIRONMENT_NAME_MAX]; /* that there is, or "" */
         struct {
                 LauncherRequest request;
                 int fds[2];
@@ -39,7 +41,7 @@ static struct {
 /* The master. */
 static struct {
         Listener *listener;
-        Connection *connection;
+        Connection *connection, *former; /* the agent's last one; the one before, not owned */
         uint64_t epoch;
         bool silent; /* answers no heartbeats */
         bool no_reconcile;
@@ -93,6 +95,15 @@ static int on_launcher_request(sd_event_source *source, int fd, uint32_t events,
 
                 welcome.welcome.instance[0] = launcher.instance;
                 launcher_send(&welcome, NULL);
+        } else if (launcher.requests[i].request.op == LAUNCHER_ENVIRONMENTS) {
+                if (launcher.environment[0]) {
+                        LauncherEvent there = { .op = LAUNCHER_ENVIRONMENT };
+
+                        strcpy(there.environment.environment, launcher.environment);
+                        strcpy(there.environment.python, "3.11");
+                        launcher_send(&there, NULL);
+                }
+                launcher_send(&(LauncherEvent){ .op = LAUNCHER_ENVIRONMENTS_END }, NULL);
         } else if (launcher.requests[i].request.op == LAUNCHER_LIST) {
                 for (size_t j = 0; j < launcher.n_replay; j++)
                         launcher_send(&launcher.replay[j].event, launcher.replay[j].result);
@@ -161,13 +172,18 @@ static json_object *parse(const char *text) {
         return json;
 }
 
-static void master_send(FrameType type, const char *text, const void *payload, size_t payload_size) {
+static void master_send_to(Connection *c, FrameType type, const char *text, const void *payload,
+                           size_t payload_size) {
         struct iovec iov = { .iov_base = (void *) payload, .iov_len = payload_size };
         json_object *json = parse(text);
 
-        assert_non_null(master.connection);
-        assert_ok(connection_send(master.connection, type, json, &iov, payload ? 1 : 0));
+        assert_non_null(c);
+        assert_ok(connection_send(c, type, json, &iov, payload ? 1 : 0));
         json_object_put(json);
+}
+
+static void master_send(FrameType type, const char *text, const void *payload, size_t payload_size) {
+        master_send_to(master.connection, type, text, payload, payload_size);
 }
 
 static size_t master_count(FrameType type, size_t *ret) {
@@ -201,7 +217,7 @@ static int on_master_frame(Connection *c, const Frame *frame, void *userdata) {
                         return 0;
                 assert_ok(json_get_uint64(frame->json, "seq", UINT64_MAX, &seq));
                 snprintf(text, sizeof(text), "{'seq':%llu}", (unsigned long long) seq);
-                master_send(FRAME_HEARTBEAT_ACK, text, NULL, 0);
+                master_send_to(c, FRAME_HEARTBEAT_ACK, text, NULL, 0);
                 return 0;
         }
         assert_true(i < FRAMES_MAX);
@@ -213,11 +229,16 @@ static int on_master_frame(Connection *c, const Frame *frame, void *userdata) {
         master.frames[i].payload_size = frame->n_payloads ? frame->payloads[0].iov_len : 0;
         master.n_frames++;
         if (frame->type == FRAME_HELLO) {
+                const char *role;
+
+                assert_ok(json_get_string(frame->json, "role", 100, &role));
+                if (streq(role, "index"))
+                        master.connection = master.former;
                 connection_established(c);
                 snprintf(text, sizeof(text),
                          "{'protocol':1,'epoch':%llu,'heartbeat_ms':100,'lease_ms':15000}",
                          (unsigned long long) master.epoch);
-                master_send(FRAME_WELCOME, text, NULL, 0);
+                master_send_to(c, FRAME_WELCOME, text, NULL, 0);
         } else if (frame->type == FRAME_REPORT && !master.no_reconcile) {
                 assert_ok(json_get_bool(frame->json, "more", &more));
                 if (more)
@@ -228,7 +249,7 @@ static int on_master_frame(Connection *c, const Frame *frame, void *userdata) {
                 else
                         snprintf(text, sizeof(text), "{'epoch':%llu,'stop':[]}",
                                  (unsigned long long) master.epoch);
-                master_send(FRAME_RECONCILE, text, NULL, 0);
+                master_send_to(c, FRAME_RECONCILE, text, NULL, 0);
         }
         return 0;
 }
@@ -242,6 +263,7 @@ static void on_master_closed(Connection *c, int error, const char *why, void *us
 static const ConnectionHandlers master_handlers = { .frame = on_master_frame, .closed = on_master_closed };
 
 static int on_master_accept(Listener *l, Connection *c, void *userdata) {
+        master.former = master.connection;
         master.connection = connection_ref(c);
         connection_set_handlers(c, &master_handlers, NULL);
         master.n_connections++;
@@ -430,8 +452,7 @@ static void test_hello(void **state) {
 
 /* What calls can ask for in a node. */
 static void test_hello_offers(void **state) {
-        char gpu[] = "gpu", licence[] = "licence";
-        ServerResource resources[] = { { .name = gpu, .count = 2 }, { .name = licence, .count = 4 } };
+        ServerResource resources[] = { { .name = "gpu", .count = 2 }, { .name = "licence", .count = 4 } };
         json_object *array, *object;
         const char *text, *python;
         uint64_t count;
@@ -507,6 +528,77 @@ static void test_a_task(void **state) {
         wait_for(launcher_count(LAUNCHER_RELEASE, &i) == 1);
         assert_int_equal(hashmap_size(agent->attempts), 0);
         assert_int_equal(agent->unreleased, 0);
+}
+
+/* A task finds its environment, or is sent back. */
+static void test_environment_of_a_task(void **state) {
+        const char *message, *name;
+        json_object *array;
+        bool complete;
+        size_t i;
+
+        strcpy(launcher.environment, "abc");
+        connect_up();
+        wait_for(master_count(FRAME_ENVIRONMENT_STATE, &i) == 1);
+        assert_ok(json_get_bool(master.frames[i].json, "complete", &complete));
+        assert_true(complete);
+        assert_ok(json_get_array(master.frames[i].json, "environments", 10, &array));
+        assert_ok(json_get_string(json_object_array_get_idx(array, 0), "name", 100, &name));
+        assert_string_equal(name, "abc");
+
+        dispatch(TASK, ",'environment':'abd'");
+        wait_for(master_count(FRAME_ENDED, &i) == 1);
+        assert_string_equal(outcome_of(i, &message), "infrastructure");
+        assert_non_null(strstr(message, "does not have its environment, abd"));
+        dispatch(OTHER, ",'environment':'abc'");
+        send_code(CODE);
+        wait_for(launcher_count(LAUNCHER_START, &i) == 1);
+        assert_string_equal(launcher.requests[i].request.start.key.environment, "abc");
+}
+
+/* A build: ordered by the master, made by the launcher, with a way to the index over the same master. */
+static void test_environment_is_built(void **state) {
+        struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr = { htonl(INADDR_LOOPBACK) } };
+        LauncherEvent e = { .op = LAUNCHER_BUILD_STARTED };
+        socklen_t size = sizeof(address);
+        json_object *array;
+        const char *text;
+        int listening, fd;
+        size_t i;
+
+        connect_up();
+        master_send(FRAME_ENVIRONMENT,
+                    "{'build':[{'name':'abc','python':'3.11','index':true}],'keep':['abc']}", NULL, 0);
+        wait_for(launcher_count(LAUNCHER_BUILD, &i) == 1);
+        assert_int_equal(launcher.requests[i].request.build.flags, BUILD_FLAG_INDEX);
+        assert_ok(memfd_check_sealed(launcher.requests[i].fds[0], NULL));
+
+        listening = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        assert_ok(bind(listening, (struct sockaddr *) &address, size));
+        assert_ok(listen(listening, 4));
+        assert_ok(getsockname(listening, (struct sockaddr *) &address, &size));
+        strcpy(e.environment.environment, "abc");
+        e.version = LAUNCHER_PROTOCOL_VERSION;
+        assert_ok(fd_send_with_fds(launcher.fd, &e, sizeof(e), &listening, 1));
+        close_fd(listening);
+        fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        assert_ok(connect(fd, (struct sockaddr *) &address, size));
+        wait_for(master_count(FRAME_HELLO, &i) == 2);
+        assert_ok(json_get_string(master.frames[i].json, "role", 100, &text));
+        assert_string_equal(text, "index");
+        assert_ok(json_get_string(master.frames[i].json, "name", 100, &text));
+        assert_string_equal(text, config.name);
+        assert_int_equal(close(fd), 0);
+        wait_for(master_count(FRAME_END, NULL) == 1);
+        master_forget();
+        e = (LauncherEvent){ .version = LAUNCHER_PROTOCOL_VERSION, .op = LAUNCHER_BUILD_ENDED };
+        strcpy(e.build_ended.environment, "abc");
+        e.build_ended.outcome = OUTCOME_VALUE;
+        assert_ok(fd_send_with_fds(launcher.fd, &e, sizeof(e), NULL, 0));
+        wait_for(master_count(FRAME_ENVIRONMENT_STATE, &i) == 1);
+        assert_ok(json_get_array(master.frames[i].json, "environments", 10, &array));
+        assert_ok(json_get_string(json_object_array_get_idx(array, 0), "state", 100, &text));
+        assert_string_equal(text, "ready");
 }
 
 static void test_code_is_fetched_once(void **state) {
@@ -957,6 +1049,8 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(test_hello, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_hello_offers, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_a_task, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_environment_of_a_task, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_environment_is_built, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_code_is_fetched_once, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_wrong_code, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_code_of_a_lost_client, setup, teardown),
