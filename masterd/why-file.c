@@ -12,7 +12,7 @@
 #include "fd-util.h"
 #include "parse-util.h"
 
-#define NAME "failures"
+#define NAME ".failures" /* no key of the state store, whose folder it is */
 #define MAGIC "CluPyWhy"
 
 enum { READ_AT_ONCE = 256, INDEX_FIRST = 256 };

@@ -777,6 +777,36 @@ def test_detached_running_goes_on_without_its_client(master: Master) -> None:
     assert other.results(1)[task]["data"] == b"value"
 
 
+def test_all_who_attached_hear_of_the_end(master: Master) -> None:
+    agent, first = ready(master), Client(master.port)
+    code = b"code!"
+    job = first.job(detach=True, code=hashlib.sha256(code).hexdigest(), code_size=5)
+    ended, cancelled = first.submit(job, 2, b"argument")
+    give(first, code)
+    held = {order["id"]: order for order in agent.dispatched(2)}
+    agent.started(list(held.values()))
+    second, gone, third = Client(master.port), Client(master.port), Client(master.port)
+    for client in (second, gone, third):
+        for task in held:
+            assert client.query("attach", id=task)["state"] == "running"
+    gone.goodbye()
+    # Whoever waits for its turn may cancel too.
+    first.send("CANCEL", {"tasks": [cancelled]})
+    stop = agent.expect("STOP").json["tasks"][0]
+    assert (stop["id"], stop["why"]) == (cancelled, "cancelled")
+    agent.ended([held[ended]], b"value", inline=False)
+    give(agent, b"value")
+    for number, client in enumerate((third, second, first)):
+        result = client.results(1, ack=False)[ended]
+        assert result["outcome"] == {"kind": "value"}
+        assert fetch(client, 2 * number + 1, ended, "result", 5) == b"value"
+        if client is third:  # it leaves without a word
+            client.goodbye()
+        else:
+            client.send("ACK", {"tasks": [ended]})
+    assert first.query("attach", id=ended)["state"] == "ended"
+
+
 def test_many_detached_delay_nobody(master: Master) -> None:
     client, other, code = Client(master.port), Client(master.port, "bob"), b"code!"
     job = client.job(detach=True, code=hashlib.sha256(code).hexdigest(), code_size=5)

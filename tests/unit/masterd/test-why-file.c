@@ -17,7 +17,7 @@ static int set_up(void **state) {
         memcpy(folder + sizeof(folder) - 7, "XXXXXX", 6);
         if (!mkdtemp(folder))
                 return -1;
-        snprintf(path, sizeof(path), "%s/failures", folder);
+        snprintf(path, sizeof(path), "%s/.failures", folder);
         return 0;
 }
 
