@@ -30,8 +30,34 @@ static int on_accept(Listener *l, Connection *c, void *userdata) {
         return r;
 }
 
+/* "3 came too fast, 1 ended without an accepted hello": what did happen. From malloc. */
+static char *what_happened(const uint64_t *n) {
+        static const struct {
+                GateReason reason;
+                const char *words;
+        } words[] = { { GATE_RATE, "came too fast" },
+                      { GATE_PER_ORIGIN, "too many of one address" },
+                      { GATE_UNPROVEN, "too many in all" },
+                      { GATE_HELLO, "ended without an accepted hello" },
+                      { GATE_RESOURCES, "had no room" } };
+        char *text = strdup("");
+
+        for (size_t i = 0; text && i < ELEMENTSOF(words); i++) {
+                char *longer;
+
+                if (n[words[i].reason] == 0)
+                        continue;
+                longer = strformat("%s%s%" PRIu64 " %s", text, text[0] ? ", " : "", n[words[i].reason],
+                                   words[i].words);
+                free(text);
+                text = longer;
+        }
+        return text;
+}
+
 /* One line for all that happened within a second, however much that was. */
 static int on_report(sd_event_source *source, uint64_t usec, void *userdata) {
+        _cleanup_(freep) char *text = NULL;
         Manager *m = userdata;
         Entrance *e = &m->entrance;
         uint64_t n[_GATE_REASON_MAX], all = 0;
@@ -44,11 +70,11 @@ static int on_report(sd_event_source *source, uint64_t usec, void *userdata) {
                 all += n[reason];
         }
         /* That somebody only looked whether the port is open happens all the time. */
-        log_full(all > n[GATE_HELLO] ? LOG_WARNING : LOG_INFO,
-                 "Turned away %" PRIu64 " connections: %" PRIu64 " came too fast, %" PRIu64
-                 " were too many of one address, %" PRIu64 " too many in all, %" PRIu64
-                 " ended without an accepted hello, for %" PRIu64 " there was no room",
-                 all, n[GATE_RATE], n[GATE_PER_ORIGIN], n[GATE_UNPROVEN], n[GATE_HELLO], n[GATE_RESOURCES]);
+        text = what_happened(n);
+        if (all > 0)
+                log_full(all > n[GATE_HELLO] ? LOG_WARNING : LOG_INFO,
+                         "Turned away %" PRIu64 " connection%s: %s", all, all == 1 ? "" : "s",
+                         strempty(text));
         return 0;
 }
 

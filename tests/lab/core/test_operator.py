@@ -250,6 +250,12 @@ for function in (bomb, threads, plain):
     assert "limit" not in ask(lab.node("master"), "why", lines[2][0]).stdout
 
 
+def test_only_what_happened_is_said_of_strangers(lab: Lab, wait_until: Callable[..., None]) -> None:
+    lab.node("client").run(["python3", "-c", "import socket; socket.create_connection(('master', 7878)).close()"], "user")
+    said = "Turned away 1 connection: 1 ended without an accepted hello"
+    wait_until(lambda: said in [entry["MESSAGE"] for entry in journal(lab.node("master"), "--unit=clupy-masterd")], 30, said)
+
+
 def test_objects_of_tasks_are_their_owners(lab: Lab) -> None:
     """They ask the bus who calls without keeping the master waiting."""
     master, client = lab.node("master"), lab.node("client")
