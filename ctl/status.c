@@ -37,7 +37,9 @@ static void print_status(Ctl *ctl, json_object *status) {
                                                    "draining", "drained",   "lost" };
         static const char *const task_states[] = { "running", "starting", "frozen", "unreachable",
                                                    "queued",  "waiting",  "ended" };
+        static const char *const package_states[] = { "ready", "building", "resolving", "failed" };
         json_object *tasks = member_object(status, "tasks"), *listen = member_object(status, "listen");
+        json_object *packages = member_object(status, "environments");
         _cleanup_(freep) char *age = NULL;
 
         age = format_age(member_int(status, "started_at"), now_ms());
@@ -58,6 +60,8 @@ static void print_status(Ctl *ctl, json_object *status) {
                                              (uint64_t) member_int(status, "memory")));
         print_counts(ctl, "Tasks", tasks, task_states, ELEMENTSOF(task_states),
                      member_object(tasks, "failed"));
+        if (member_int(packages, "known") > 0)
+                print_counts(ctl, "Packages", packages, package_states, ELEMENTSOF(package_states), NULL);
         printf("%9s: %lld\n", "Clients", (long long) member_int(status, "clients"));
         if (ctl->transport->own_name) {
                 _cleanup_(freep) char *until = format_time(ctl->transport->own_not_after);

@@ -90,6 +90,7 @@ static void test_status(void **state) {
                 "\"memory\":3221225472,\"memory_used\":536870912,\"clients\":1,"
                 "\"tasks\":{\"queued\":7,\"starting\":0,\"running\":2,\"frozen\":0,\"unreachable\":3,"
                 "\"waiting\":0,\"ended\":90,\"failed\":4},"
+                "\"environments\":{\"known\":3,\"resolving\":0,\"building\":1,\"ready\":2,\"failed\":0},"
                 "\"recovering\":false,\"recovering_until\":null}";
         _cleanup_(freep) char *age = format_age(0, now_ms());
         _cleanup_(freep) char *expected =
@@ -100,6 +101,7 @@ static void test_status(void **state) {
                           "     CPUs: 2.5 of 6\n"
                           "   Memory: 512.0M of 3.0G\n"
                           "    Tasks: 2 running, 3 unreachable, 7 queued, 90 ended (4 failed)\n"
+                          " Packages: 2 ready, 1 building\n"
                           "  Clients: 1\n"
                           "Warning: no encryption\n",
                           age);
