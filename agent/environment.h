@@ -38,6 +38,7 @@ typedef struct Environment {
 
         /* What is to be made, from the order until it has been made or has failed. */
         EnvironmentOrder *order;
+        unsigned refusals;   /* by a launcher that was busy */
         unsigned tries;      /* that ended without a result */
         uint64_t not_before; /* CLOCK_MONOTONIC µs: of the next one */
         bool unwanted;       /* it is to be gone when its build has ended */

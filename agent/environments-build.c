@@ -9,7 +9,11 @@
 #include "parse-util.h"
 #include "time-util.h"
 
-enum { TRIES_MAX = 3, WHY_SIZE = 512 };
+enum {
+        TRIES_MAX = 3,
+        REFUSALS_MAX = 60, /* by a launcher that is busy, one a second */
+        WHY_SIZE = 512,
+};
 #define TRY_AGAIN_USEC USEC_PER_SEC
 #define LIBRARIES_UNKNOWN "the builder does not report what it made"
 
@@ -133,12 +137,15 @@ void environments_build_started(Environments *t, const LauncherEvent *event, int
 
 void environments_build_refused(Environment *e, int error, const char *text) {
         switch (error) {
-        case -EEXIST: /* it is there already */
+        case -EEXIST: /* it is there already: how large it is, the next list says */
                 environment_ready(e);
+                environments_look_at(e->table, 0);
                 break;
         case -EALREADY: /* that of a former connection has not quite ended */
         case -EAGAIN:
         case -EBUSY:
+                if (++e->refusals <= REFUSALS_MAX)
+                        e->tries--;
                 environment_try_again(e, TRY_AGAIN_USEC, text);
                 break;
         default:
@@ -243,6 +250,10 @@ static void build_failed(Environment *e, const LauncherEvent *event, const int *
         if (e->index && index_port_failure(e->index))
                 failure = strdup(index_port_failure(e->index));
         reason = failure_words(e, event, strempty(detail), failure, why);
+        if (streq(reason, "infrastructure") && e->tries < TRIES_MAX) {
+                environment_try_again(e, TRY_AGAIN_USEC, why);
+                return;
+        }
         if (n_fds >= 1) {
                 char *log;
 

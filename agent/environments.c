@@ -236,7 +236,7 @@ static int environment_order(Environments *t, EnvironmentOrder *given) {
                         break;
                 environment_order_free(e->order);
                 e->order = TAKE_PTR(o);
-                e->tries = 0;
+                e->tries = e->refusals = 0;
                 e->not_before = 0;
                 e->unwanted = false;
                 e->message = mfree(e->message);

@@ -438,7 +438,6 @@ static void test_failures(void **state) {
                 { OUTCOME_TIMEOUT, "timeout", "environments.timeout" },
                 { OUTCOME_DISK, "disk", "environments.disk" },
                 { OUTCOME_SIGNAL, "signal", "signal" },
-                { OUTCOME_INFRASTRUCTURE, "infrastructure", "its sandbox broke" },
         };
         uint64_t n;
         size_t i;
@@ -474,6 +473,22 @@ static void test_failures(void **state) {
         master_says("{'build':[{'name':'" TWO "','python':'3.9'}]}");
         assert_told(TWO, "failed");
         assert_has(entry_of(TWO, NULL), "message", "does not have that Python");
+}
+
+/* What the installer has no part in is tried again; a busy launcher is only waited for. */
+static void test_tried_again(void **state) {
+        connect_up();
+        order("build", ONE);
+        for (unsigned i = 0; i < 2; i++) {
+                refused(ONE, -EAGAIN, "the launcher is about to end");
+                wait_for(asked(LAUNCHER_BUILD, 2 * i + 2));
+                build_ended(ONE, OUTCOME_INFRASTRUCTURE, "", NULL);
+                wait_for(asked(LAUNCHER_BUILD, 2 * i + 3));
+        }
+        build_ended(ONE, OUTCOME_INFRASTRUCTURE, "words", NULL);
+        assert_told(ONE, "failed");
+        assert_text(entry_of(ONE, NULL), "reason", "infrastructure");
+        assert_has(entry_of(ONE, NULL), "message", "its sandbox broke");
 }
 
 static void test_end_without_a_master(void **state) {
@@ -671,6 +686,7 @@ int main(void) {
                 TEST(test_one_at_a_time),
                 TEST(test_resolve),
                 TEST(test_failures),
+                TEST(test_tried_again),
                 TEST(test_end_without_a_master),
                 TEST(test_launcher_goes_away),
                 TEST(test_launcher_refuses),
