@@ -141,6 +141,24 @@ def test_the_journal_knows_who_issued_and_revoked(lab: Lab) -> None:
         "token-new", "token-revoke"]
 
 
+def test_the_end_of_ones_own_certificate_is_told(lab: Lab) -> None:
+    master = lab.node("master")
+    for days in ("7", "90"):
+        folder = f"/tmp/days{days}"
+        assert ask(master, "pki", "issue", "user", f"days{days}", "--days", days, "--out", folder).returncode == 0
+        files = [f"CLUPY_TLS_CERTIFICATE={folder}/user.crt", f"CLUPY_TLS_KEY={folder}/user.key",
+                 f"CLUPY_TLS_AUTHORITY={folder}/ca.crt"]
+        shown = master.run(["clupyctl", "--master", "clupy://master:7878", "status"], environment=files)
+        assert f"You: user days{days}, good until 20" in shown.stdout
+        assert (f"{folder}/user.crt expires" in shown.stderr and "clupyctl pki renew" in shown.stderr) is (days == "7"), shown
+        status = json.loads(master.run(["clupyctl", "--master", "clupy://master:7878", "status", "--json"],
+                                       environment=files).stdout)
+        assert status["own_certificate"]["name"] == f"user days{days}"
+        assert status["own_certificate"]["not_after"] > status["started_at"]
+        assert ask(master, "pki", "revoke", f"days{days}").returncode == 0
+    assert "You:" not in ask(master, "status").stdout  # who asks over D-Bus needs none
+
+
 COMPLETE = """
 source /usr/share/bash-completion/completions/clupyctl
 compopt() { :; }
