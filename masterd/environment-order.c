@@ -196,6 +196,27 @@ static uint64_t node_slots(const Job *job, const Node *node) {
         return resources_suffice(&node->resources, &job->requires, true) ? MIN(cpus, memory) : 0;
 }
 
+/* All are full: it is built meanwhile where there is least to build. */
+static void order_anywhere(Environment *e, const Job *job) {
+        Node *node, *best = NULL;
+        unsigned best_orders = 0;
+
+        HASHMAP_FOREACH(node, e->manager->nodes) {
+                const NodeEnvironment *there = node_environment_find(node, e->name);
+                unsigned orders = node_orders(node);
+
+                if (there || !environment_fits_node(e, node) || !job_fits_node(job, node) ||
+                    job_mcpus(job, node) > node->mcpus || job_memory(job, node) > node_memory_capacity(node))
+                        continue;
+                if (!best || orders < best_orders) {
+                        best = node;
+                        best_orders = orders;
+                }
+        }
+        if (best)
+                (void) order_build(e, best);
+}
+
 void environments_order_for(Manager *m, Job *job) {
         Environment *e = environments_awaited(m, job);
         uint64_t slots = 0;
@@ -230,6 +251,8 @@ void environments_order_for(Manager *m, Job *job) {
                         n++;
                 }
         }
+        if (n == 0)
+                order_anywhere(e, job);
 }
 
 /* The master's own, ahead of need. */

@@ -6,6 +6,7 @@
 #include "batch.h"
 #include "build-config.h"
 #include "detached.h"
+#include "environment-query.h"
 #include "frame.h"
 #include "history.h"
 #include "job.h"
@@ -250,6 +251,7 @@ static QueryError query_status(Query *q) {
         for (char **s = warnings; s && *s; s++)
                 (void) json_append_string(list, *s);
         (void) reload_add(&m->reload, q->result, list);
+        (void) environment_status_add(m, q->result, list);
         (void) json_add_string(q->result, "python", CLUPY_PYTHON_VERSION);
         if (json_add_new_array(q->result, "listen", &list) < 0)
                 return QUERY_FAILED;
@@ -796,17 +798,55 @@ static QueryError query_attach(Query *q) {
         return QUERY_OK;
 }
 
+static QueryError run_environment(Query *q, EnvironmentQuery run) {
+        const EnvironmentAsker asker = { .user = q->asker->user,
+                                         .view_all = may_view_all(q),
+                                         .manage_all = may_manage_all(q) };
+
+        return run(q->m, &asker, q->args, q->result, &q->message);
+}
+
+static QueryError query_environments(Query *q) {
+        return run_environment(q, environment_query_list);
+}
+
+static QueryError query_environment(Query *q) {
+        return run_environment(q, environment_query_show);
+}
+
+static QueryError query_environment_sync(Query *q) {
+        return run_environment(q, environment_query_sync);
+}
+
+static QueryError query_environment_remove(Query *q) {
+        return run_environment(q, environment_query_remove);
+}
+
+static QueryError query_environment_lock(Query *q) {
+        return run_environment(q, environment_query_lock);
+}
+
 static const struct {
         const char *name;
         QueryRun run;
         bool public;
 } verbs[] = {
-        { "version", query_version, true }, { "status", query_status, true },
-        { "nodes", query_nodes, true },     { "tasks", query_tasks, false },
-        { "task", query_task, false },      { "why", query_why, false },
-        { "logs", query_logs, false },      { "cancel", query_cancel, false },
-        { "drain", query_drain, false },    { "undrain", query_undrain, false },
+        { "version", query_version, true },
+        { "status", query_status, true },
+        { "nodes", query_nodes, true },
+        { "tasks", query_tasks, false },
+        { "task", query_task, false },
+        { "why", query_why, false },
+        { "logs", query_logs, false },
+        { "cancel", query_cancel, false },
+        { "drain", query_drain, false },
+        { "undrain", query_undrain, false },
         { "attach", query_attach, false },
+        { "environments", query_environments, false },
+        { "environment", query_environment, false },
+        { "environment-sync", query_environment_sync, false },
+        { "environment-remove", query_environment_remove, false },
+        { "environment-lock", query_environment_lock, true },
 };
 
 bool query_is_public(const char *verb) {

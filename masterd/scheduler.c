@@ -310,8 +310,10 @@ void scheduler_tell(Manager *m) {
                 HASHMAP_FOREACH(job, session->jobs) {
                         Task *task = LIST_FIRST(Task, in_queue, &job->queue);
 
-                        if (task)
+                        if (task) {
+                                environments_order_for(m, job);
                                 tell_environment(m, job, task);
+                        }
                         if (!task || job->told ||
                             usec_sub(now, task->queued_since) < SCHEDULER_TELL_AFTER_S * USEC_PER_SEC ||
                             !why_is_hopeless(m, job))

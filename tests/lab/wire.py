@@ -31,6 +31,7 @@ TYPES = {
     "DISPATCH": 48, "STOP": 49, "RELEASE": 50, "RECONCILE": 51,
     "REPORT": 64, "STARTED": 65, "ENDED": 66, "LOG": 67, "PROGRESS": 68,
     "FETCH": 80, "DATA": 81, "CREDIT": 82, "END": 83,
+    "ENVIRONMENT": 96, "ENVIRONMENT_STATE": 97, "INDEX": 98,
 }
 NAMES = {number: name for name, number in TYPES.items()}
 

@@ -134,7 +134,7 @@ def check_interfaces(source: Path) -> list[str]:
         wrong += compare(page, "method", page.words("METHODS"), interface_members(text, "METHOD"))
         wrong += compare(page, "signal", page.words("SIGNALS"), interface_members(text, "SIGNAL"))
     page = Page(source / "man" / QUERIES[0])
-    verbs = set(re.findall(r'\{\s*"([a-z]+)",\s*(?:query_|answer_|verb_)\w+', read(source / QUERIES[1])))
+    verbs = set(re.findall(r'\{\s*"([a-z-]+)",\s*(?:query_|answer_|verb_)\w+', read(source / QUERIES[1])))
     wrong += compare(page, "query", page.words("QUERIES"), verbs)
     return wrong
 
