@@ -66,15 +66,27 @@ static int count_cpu(Cgroup *cgroup) {
         return r;
 }
 
-static void read_figures(const Cgroup *cgroup, CgroupFigures *ret) {
+enum { FILE_PEAK, FILE_OOM, FILE_TASKS };
+_Static_assert((int) FILE_TASKS < (int) CGROUP_FILES_MAX, "files of a cgroup");
+
+#define PATH_PEAK CGROUP_ROOT "/memory%s/memory.max_usage_in_bytes"
+#define PATH_OOM CGROUP_ROOT "/memory%s/memory.oom_control"
+#define PATH_TASKS CGROUP_ROOT "/pids%s/pids.current"
+
+static void open_files(Cgroup *cgroup) {
+        kept_file_open(&cgroup->files[FILE_PEAK], PATH_PEAK, cgroup->path);
+        kept_file_open(&cgroup->files[FILE_OOM], PATH_OOM, cgroup->path);
+        kept_file_open(&cgroup->files[FILE_TASKS], PATH_TASKS, cgroup->path);
+}
+
+static void read_figures(Cgroup *cgroup, CgroupFigures *ret) {
         char text[1024];
         uint64_t nsec;
 
-        if (text_file_read(text, sizeof(text), CGROUP_ROOT "/memory%s/memory.max_usage_in_bytes",
-                           cgroup->path) > 0 &&
+        if (kept_file_read(&cgroup->files[FILE_PEAK], text, sizeof(text), PATH_PEAK, cgroup->path) > 0 &&
             text_number(text, &ret->memory_peak))
                 ret->known |= RECEIPT_MEMORY_PEAK;
-        if (text_file_read(text, sizeof(text), CGROUP_ROOT "/memory%s/memory.oom_control", cgroup->path) > 0)
+        if (kept_file_read(&cgroup->files[FILE_OOM], text, sizeof(text), PATH_OOM, cgroup->path) > 0)
                 (void) text_field(text, "oom_kill", &ret->oom_kills);
         if (cgroup->cpuacct[0] &&
             text_file_read(text, sizeof(text), CGROUP_ROOT "/cpuacct%s/cpuacct.usage", cgroup->cpuacct) >
@@ -85,10 +97,10 @@ static void read_figures(const Cgroup *cgroup, CgroupFigures *ret) {
         }
 }
 
-static int count_tasks(const Cgroup *cgroup) {
+static int count_tasks(Cgroup *cgroup) {
         char text[64];
         uint64_t n;
-        int r = text_file_read(text, sizeof(text), CGROUP_ROOT "/pids%s/pids.current", cgroup->path);
+        int r = kept_file_read(&cgroup->files[FILE_TASKS], text, sizeof(text), PATH_TASKS, cgroup->path);
 
         if (r < 0)
                 return r;
@@ -216,6 +228,7 @@ const CgroupLayout cgroup_v1 = {
         .prepare = prepare,
         .attach = attach,
         .count_cpu = count_cpu,
+        .open_files = open_files,
         .read_figures = read_figures,
         .freeze = freeze,
         .count_tasks = count_tasks,

@@ -55,7 +55,17 @@ bool cgroup_counts_cpu(const Cgroup *cgroup) {
         return cgroup->path[0] && (cgroup_layout()->unified || cgroup->cpuacct[0]);
 }
 
-void cgroup_read_figures(const Cgroup *cgroup, CgroupFigures *ret) {
+void cgroup_open_files(Cgroup *cgroup) {
+        if (cgroup->path[0])
+                cgroup_layout()->open_files(cgroup);
+}
+
+void cgroup_close_files(Cgroup *cgroup) {
+        for (size_t i = 0; i < CGROUP_FILES_MAX; i++)
+                kept_file_close(&cgroup->files[i]);
+}
+
+void cgroup_read_figures(Cgroup *cgroup, CgroupFigures *ret) {
         *ret = (CgroupFigures){};
         if (cgroup->path[0])
                 cgroup_layout()->read_figures(cgroup, ret);
@@ -69,7 +79,7 @@ int cgroup_freeze(Cgroup *cgroup, bool frozen) {
         return cgroup->path[0] ? cgroup_layout()->freeze(cgroup, frozen) : -ENOENT;
 }
 
-int cgroup_count_tasks(const Cgroup *cgroup) {
+int cgroup_count_tasks(Cgroup *cgroup) {
         return cgroup->path[0] ? cgroup_layout()->count_tasks(cgroup) : -ENOENT;
 }
 
@@ -78,6 +88,7 @@ uint64_t cgroup_count_refused(const Cgroup *cgroup) {
 }
 
 void cgroup_remove(Cgroup *cgroup) {
+        cgroup_close_files(cgroup);
         cgroup_layout()->remove(cgroup);
         cgroup->path[0] = '\0';
 }

@@ -5,6 +5,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "text-file.h"
+
 /* The cgroup of one pair: figures, freezing, and on v1 the hierarchies in which systemd makes nothing. */
 
 #define CGROUP_ROOT "/sys/fs/cgroup"
@@ -13,6 +15,7 @@ enum {
         CGROUP_PATH_SIZE = 320,
         CGROUP_TOKEN_SIZE = 17, /* 64 bits in hexadecimal, and the NUL */
         CGROUP_NAME_SIZE = 128,
+        CGROUP_FILES_MAX = 7,
 };
 
 typedef struct CgroupFigures {
@@ -26,7 +29,8 @@ typedef struct CgroupFigures {
 typedef struct Cgroup {
         char path[CGROUP_PATH_SIZE]; /* below the root; v1: in the memory hierarchy. Empty: not attached */
         char token[CGROUP_TOKEN_SIZE];
-        char cpuacct[CGROUP_PATH_SIZE]; /* v1: where CPU time is counted */
+        char cpuacct[CGROUP_PATH_SIZE];   /* v1: where CPU time is counted */
+        KeptFile files[CGROUP_FILES_MAX]; /* the layout's */
         pid_t init, task;
         bool own_cpuacct, own_freezer; /* v1: made when they are needed */
 } Cgroup;
@@ -39,9 +43,11 @@ typedef struct CgroupLayout {
         int (*prepare)(void);
         int (*attach)(Cgroup *cgroup, const char *proc_cgroup);
         int (*count_cpu)(Cgroup *cgroup);
-        void (*read_figures)(const Cgroup *cgroup, CgroupFigures *ret);
+        /* Opens what read_figures() and count_tasks() read. */
+        void (*open_files)(Cgroup *cgroup);
+        void (*read_figures)(Cgroup *cgroup, CgroupFigures *ret);
         int (*freeze)(Cgroup *cgroup, bool frozen);
-        int (*count_tasks)(const Cgroup *cgroup);
+        int (*count_tasks)(Cgroup *cgroup);
         uint64_t (*count_refused)(const Cgroup *cgroup);
         void (*remove)(Cgroup *cgroup);
         /* Kills and removes what an earlier launcher left in hierarchies that systemd does not see. Returns
@@ -67,14 +73,20 @@ int cgroup_count_cpu(Cgroup *cgroup);
 /* Whether cgroup_read_figures() tells the CPU time. */
 bool cgroup_counts_cpu(const Cgroup *cgroup);
 
-void cgroup_read_figures(const Cgroup *cgroup, CgroupFigures *ret);
+/* Ahead of the moment when somebody waits for cgroup_read_figures() and cgroup_count_tasks(). */
+void cgroup_open_files(Cgroup *cgroup);
+
+void cgroup_read_figures(Cgroup *cgroup, CgroupFigures *ret);
 
 /* Freezing is asynchronous. v1: a frozen process does not even die, so thaw after the signal. Returns 0,
  * -errno. */
 int cgroup_freeze(Cgroup *cgroup, bool frozen);
 
 /* The threads of all its processes; -errno when it is not told. */
-int cgroup_count_tasks(const Cgroup *cgroup);
+int cgroup_count_tasks(Cgroup *cgroup);
+
+/* When nothing of it is to be read any more, or not soon. */
+void cgroup_close_files(Cgroup *cgroup);
 
 /* How often one more process or thread was refused there for the limit of their number; 0 when it is not
  * told. */

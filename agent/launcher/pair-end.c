@@ -25,6 +25,7 @@ void pair_free(Pair *pair) {
         Zygote *zygote = pair->zygote;
 
         scope_release(&pair->scope);
+        pair_close_files(pair);
         cgroup_remove(&pair->cgroup);
         sd_event_source_disable_unref(pair->on_init_exit);
         sd_event_source_disable_unref(pair->on_init_socket);
@@ -128,6 +129,7 @@ static void linger(Pair *pair) {
         if (pair->state == PAIR_LINGERING)
                 return;
         pair_set_state(pair, PAIR_LINGERING);
+        pair_close_files(pair);
         pair->timer = sd_event_source_disable_unref(pair->timer);
         /* First the agent: removing a cgroup waits for the kernel, up to milliseconds (pair_free() does it).
          */
@@ -252,13 +254,14 @@ bool pair_leave(Pair *pair) {
         uint64_t init, task;
 
         if (pair->state != PAIR_RUNNING || pair->failed || pair->frozen || pair->init_pidfd < 0 ||
-            !process_is_single(pair->task_pid) || cgroup_count_tasks(&pair->cgroup) != 2)
+            !process_is_single(&pair->task_files, pair->task_pid) || cgroup_count_tasks(&pair->cgroup) != 2)
                 return false;
         cgroup_read_figures(&pair->cgroup, &pair->figures);
         if (!(pair->figures.known & RECEIPT_MEMORY_PEAK) || pair->figures.memory_peak > LEAVE_MEMORY_MAX)
                 return false;
         if (!(pair->figures.known & RECEIPT_CPU)) {
-                if (!process_cpu_read(pair->init_pid, &init) || !process_cpu_read(pair->task_pid, &task))
+                if (!process_cpu_read(&pair->init_files, pair->init_pid, &init) ||
+                    !process_cpu_read(&pair->task_files, pair->task_pid, &task))
                         return false;
                 pair->cpu_usec = init + task;
                 take_process_cpu(pair);
@@ -266,8 +269,8 @@ bool pair_leave(Pair *pair) {
         if (sd_event_add_time_relative(pair->manager->event, &pair->timer, CLOCK_MONOTONIC, LEAVE_TIMEOUT, 0,
                                        on_leave_late, pair) < 0)
                 return false;
-        process_bytes_add(&pair->bytes, pair->task_pid);
-        process_bytes_add(&pair->bytes, pair->init_pid);
+        process_bytes_add(&pair->bytes, &pair->task_files, pair->task_pid);
+        process_bytes_add(&pair->bytes, &pair->init_files, pair->init_pid);
         pair->attempt = NULL;
         pair->leaving = true;
         /* A good one is about to call _exit(). Another one would go on with what others are given now. */
@@ -282,7 +285,7 @@ int pair_on_init_exit(sd_event_source *source, int fd, uint32_t events, void *us
 
         pair->on_init_exit = sd_event_source_disable_unref(pair->on_init_exit);
         if (!pair->leaving)
-                process_bytes_add(&pair->bytes,
+                process_bytes_add(&pair->bytes, &pair->init_files,
                                   pair->init_pid); /* with those of the orphans it has waited for */
         if (process_reap(fd, &information, &cpu_usec) >= 0)
                 pair->cpu_usec += cpu_usec;

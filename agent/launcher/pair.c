@@ -125,11 +125,15 @@ static void drain_task_socket(Pair *pair, unsigned max) {
 static void note_figures_before(Pair *pair) {
         uint64_t init, task;
 
+        process_files_open(&pair->task_files, pair->task_pid);
+        process_files_open(&pair->init_files, pair->init_pid);
+        cgroup_open_files(&pair->cgroup);
         if (cgroup_counts_cpu(&pair->cgroup)) /* else nothing that it tells is more than 0 yet */
                 cgroup_read_figures(&pair->cgroup, &pair->figures_before);
-        process_bytes_add(&pair->bytes_before, pair->task_pid);
-        if (!(pair->figures_before.known & RECEIPT_CPU) && process_cpu_read(pair->init_pid, &init) &&
-            process_cpu_read(pair->task_pid, &task))
+        process_bytes_add(&pair->bytes_before, &pair->task_files, pair->task_pid);
+        if (!(pair->figures_before.known & RECEIPT_CPU) &&
+            process_cpu_read(&pair->init_files, pair->init_pid, &init) &&
+            process_cpu_read(&pair->task_files, pair->task_pid, &task))
                 pair->cpu_before_usec = init + task;
 }
 
@@ -177,7 +181,7 @@ static int on_task_exit(sd_event_source *source, int fd, uint32_t events, void *
         if (pair->state == PAIR_RUNNING)
                 drain_task_socket(pair, MESSAGES_AT_END);
         if (!pair->leaving) { /* while it still is a zombie: its bytes go with the reaping */
-                process_bytes_add(&pair->bytes, pair->task_pid);
+                process_bytes_add(&pair->bytes, &pair->task_files, pair->task_pid);
                 cgroup_read_figures(&pair->cgroup, &pair->figures);
         }
         /* Somebody killed the init or the anchor, and the kernel the rest with it, in any order. */
@@ -484,6 +488,12 @@ int pair_count_cpu(Pair *pair) {
         if (r >= 0)
                 cgroup_read_figures(&pair->cgroup, &pair->figures_before);
         return r;
+}
+
+void pair_close_files(Pair *pair) {
+        process_files_close(&pair->task_files);
+        process_files_close(&pair->init_files);
+        cgroup_close_files(&pair->cgroup);
 }
 
 int pair_go(Pair *pair, const ZygoteGo *go, const int fds[static 2], const char *const *journal_fields) {

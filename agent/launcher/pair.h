@@ -46,6 +46,7 @@ struct Pair {
         Cgroup cgroup;
         Expected expected;
         pid_t init_pid, task_pid;
+        ProcessFiles init_files, task_files;
         int init_pidfd, task_pidfd, init_socket, task_socket, journal;
         bool init_ready, task_ready, task_reaped;
         sd_event_source *on_init_exit, *on_init_socket, *on_task_exit, *on_task_socket, *timer;
@@ -65,6 +66,9 @@ void pair_take(Pair *pair, Attempt *attempt);
 
 /* Before pair_go(): its CPU time can be read while it runs. Returns 0, -errno. */
 int pair_count_cpu(Pair *pair);
+
+/* Nothing of its processes and its cgroup is read any more. */
+void pair_close_files(Pair *pair);
 
 /* Hands the function over. Returns 0, -errno. */
 int pair_go(Pair *pair, const ZygoteGo *go, const int fds[static 2], const char *const *journal_fields);

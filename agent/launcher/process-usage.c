@@ -13,11 +13,23 @@
 #include "text-file.h"
 #include "time-util.h"
 
-void process_bytes_add(ProcessBytes *bytes, pid_t pid) {
+void process_files_open(ProcessFiles *files, pid_t pid) {
+        kept_file_open(&files->stat, "/proc/%d/stat", (int) pid);
+        kept_file_open(&files->io, "/proc/%d/io", (int) pid);
+        kept_file_open(&files->schedstat, "/proc/%d/schedstat", (int) pid);
+}
+
+void process_files_close(ProcessFiles *files) {
+        kept_file_close(&files->stat);
+        kept_file_close(&files->io);
+        kept_file_close(&files->schedstat);
+}
+
+void process_bytes_add(ProcessBytes *bytes, ProcessFiles *files, pid_t pid) {
         char text[1024];
         uint64_t value;
 
-        if (text_file_read(text, sizeof(text), "/proc/%d/io", (int) pid) < 0)
+        if (kept_file_read(&files->io, text, sizeof(text), "/proc/%d/io", (int) pid) < 0)
                 return;
         if (text_field(text, "rchar", &value)) {
                 bytes->read_chars += value;
@@ -31,23 +43,23 @@ void process_bytes_add(ProcessBytes *bytes, pid_t pid) {
                 bytes->write_bytes += value;
 }
 
-bool process_cpu_read(pid_t pid, uint64_t *ret_usec) {
+bool process_cpu_read(ProcessFiles *files, pid_t pid, uint64_t *ret_usec) {
         char text[128];
         uint64_t nsec;
 
-        if (text_file_read(text, sizeof(text), "/proc/%d/schedstat", (int) pid) < 0 ||
+        if (kept_file_read(&files->schedstat, text, sizeof(text), "/proc/%d/schedstat", (int) pid) < 0 ||
             sscanf(text, "%" SCNu64, &nsec) != 1)
                 return false;
         *ret_usec = nsec / NSEC_PER_USEC;
         return true;
 }
 
-bool process_is_single(pid_t pid) {
+bool process_is_single(ProcessFiles *files, pid_t pid) {
         unsigned long child_faults;
         long threads;
         char text[1024];
 
-        if (text_file_read(text, sizeof(text), "/proc/%d/stat", (int) pid) < 0)
+        if (kept_file_read(&files->stat, text, sizeof(text), "/proc/%d/stat", (int) pid) < 0)
                 return false;
         const char *fields = strrchr(text, ')'); /* the name may hold anything */
         /* proc(5): from the state, field 3, on. No child ends without a page fault. */

@@ -28,6 +28,26 @@ static int open_formatted(int flags, const char *format, va_list arguments) {
         return fd < 0 ? -errno : fd;
 }
 
+/* From the start. One read gives all of these files as far as there is room, up to a page. */
+static int read_text(int fd, char *buffer, size_t size) {
+        ssize_t n = pread(fd, buffer, size, 0);
+
+        if (n < 0)
+                return -errno;
+        while (n >= PAGE_MIN && (size_t) n < size) {
+                ssize_t more = pread(fd, buffer + n, size - (size_t) n, n);
+                if (more < 0)
+                        return -errno;
+                if (more == 0)
+                        break;
+                n += more;
+        }
+        if ((size_t) n >= size)
+                return -EFBIG;
+        buffer[n] = '\0';
+        return (int) n;
+}
+
 int text_file_read(char *buffer, size_t size, const char *format, ...) {
         _cleanup_(close_fdp) int fd = -EBADF;
         va_list arguments;
@@ -37,20 +57,39 @@ int text_file_read(char *buffer, size_t size, const char *format, ...) {
         va_end(arguments);
         if (fd < 0)
                 return fd;
-        /* One read gives all of these files as far as there is room, up to a page. */
-        ssize_t n = read(fd, buffer, size);
-        if (n < 0)
-                return -errno;
-        if (n >= PAGE_MIN && (size_t) n < size) {
-                ssize_t more = fd_read_full(fd, buffer + n, size - (size_t) n);
-                if (more < 0)
-                        return (int) more;
-                n += more;
+        return read_text(fd, buffer, size);
+}
+
+void kept_file_open(KeptFile *file, const char *format, ...) {
+        va_list arguments;
+
+        if (file->is_open)
+                return;
+        va_start(arguments, format);
+        int fd = open_formatted(O_RDONLY, format, arguments);
+        va_end(arguments);
+        if (fd >= 0)
+                *file = (KeptFile){ .is_open = true, .fd = fd };
+}
+
+int kept_file_read(KeptFile *file, char *buffer, size_t size, const char *format, ...) {
+        va_list arguments;
+
+        if (!file->is_open) {
+                va_start(arguments, format);
+                int fd = open_formatted(O_RDONLY, format, arguments);
+                va_end(arguments);
+                if (fd < 0)
+                        return fd;
+                *file = (KeptFile){ .is_open = true, .fd = fd };
         }
-        if ((size_t) n >= size)
-                return -EFBIG;
-        buffer[n] = '\0';
-        return (int) n;
+        return read_text(file->fd, buffer, size);
+}
+
+void kept_file_close(KeptFile *file) {
+        if (file->is_open)
+                close_fd(file->fd);
+        file->is_open = false;
 }
 
 static int write_text(int fd, const char *text) {

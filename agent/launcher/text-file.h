@@ -12,6 +12,20 @@
 /* Reads one whole (it must fit) and ends it with NUL. Returns its length, -EFBIG, -errno. */
 int text_file_read(char *buffer, size_t size, const char *format, ...) _printf_(3, 4);
 
+/* One that is read again: it stays open from the first time on, since to find such a file costs several
+ * times as much as to read it. Of a process it goes on to mean that very process. All zeros: not open yet.
+ */
+typedef struct KeptFile {
+        bool is_open;
+        int fd;
+} KeptFile;
+
+/* As text_file_read(); the name counts the first time. */
+int kept_file_read(KeptFile *file, char *buffer, size_t size, const char *format, ...) _printf_(4, 5);
+/* Opens it for later, if that is possible. */
+void kept_file_open(KeptFile *file, const char *format, ...) _printf_(2, 3);
+void kept_file_close(KeptFile *file);
+
 /* Writes the text with one write(2), as these files want it. Returns 0, -errno. */
 int text_file_write(const char *text, const char *format, ...) _printf_(2, 3);
 
