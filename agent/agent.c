@@ -304,6 +304,11 @@ static void on_launcher_event(const LauncherEvent *event, int *fds, size_t n_fds
                 log_error_errno(r, "Cannot follow what the launcher says");
 }
 
+static int on_news_due(sd_event_source *source, uint64_t usec, void *userdata) {
+        agent_send_news(userdata);
+        return 0;
+}
+
 static void on_launcher_batch_end(void *userdata) {
         agent_send_news(userdata);
 }
@@ -657,6 +662,11 @@ int agent_new(sd_event *event, Daemon *daemon, const ServerConfig *config, const
         if (r >= 0)
                 r = sd_event_source_set_enabled(agent->launcher_away, SD_EVENT_OFF);
         if (r >= 0)
+                r = sd_event_add_time_relative(event, &agent->news_timer, CLOCK_MONOTONIC, 0, USEC_PER_MSEC,
+                                               on_news_due, agent);
+        if (r >= 0)
+                r = sd_event_source_set_enabled(agent->news_timer, SD_EVENT_OFF);
+        if (r >= 0)
                 r = agent_bus_new(agent, &agent->bus);
         if (r >= 0)
                 r = launcher_link_new(event, launcher_socket, &launcher_handlers, agent, &agent->launcher);
@@ -690,6 +700,7 @@ Agent *agent_free(Agent *agent) {
         warm_pool_free(agent->warm_pool);
         task_log_free(agent->task_log);
         sd_event_source_disable_unref(agent->launcher_away);
+        sd_event_source_disable_unref(agent->news_timer);
         strv_free(agent->pythons);
         sd_event_unref(agent->event);
         return mfree(agent);

@@ -51,9 +51,10 @@ struct Agent {
         uint64_t past_epoch;  /* of the master that was last sent away: said once */
         uint64_t lease_until; /* µs of CLOCK_BOOTTIME, 0: no lease yet */
 
-        Hashmap *attempts;     /* by attempt_key() */
-        Hashmap *code_fetches; /* by code_key() */
-        ListLink news_queue;   /* of attempts the master has to hear of */
+        Hashmap *attempts;           /* by attempt_key() */
+        Hashmap *code_fetches;       /* by code_key() */
+        ListLink news_queue;         /* of attempts the master has to hear of */
+        sd_event_source *news_timer; /* set while news are held back */
         unsigned counts[_ATTEMPT_STATE_MAX];
         uint64_t unreleased;      /* bytes of results kept */
         uint64_t arguments_bytes; /* held, or on their way, for attempts that have not started */

@@ -80,6 +80,7 @@ typedef struct Attempt {
         int result_fd;   /* sealed, or -EBADF */
         uint64_t result_size;
 
+        uint64_t hold_usec; /* ATTEMPT_NEWS_STARTED is not told before, of CLOCK_MONOTONIC */
         ListLink news_queue;
         unsigned news; /* AttemptNews */
 } Attempt;

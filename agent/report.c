@@ -8,6 +8,9 @@
 #include "log.h"
 #include "parse-util.h"
 #include "receipt.h"
+#include "time-util.h"
+
+#define STARTED_HOLD (20 * USEC_PER_MSEC)
 
 enum {
         REPORT_BATCH = 400, /* attempts a frame: far below the bound of its JSON */
@@ -131,7 +134,13 @@ static int batch_add_progress(Batch *b, const Attempt *a) {
         return r < 0 ? r : json_add_string(object, "note", note);
 }
 
+/* That a task runs is told a little later, and most often together with its end: to hear of both costs the
+ * master, and the client, as much as the rest of a short call. */
 void attempt_news(Attempt *a, AttemptNews news) {
+        if (news == ATTEMPT_NEWS_STARTED && a->state == ATTEMPT_RUNNING)
+                a->hold_usec = now_usec(CLOCK_MONOTONIC) + STARTED_HOLD;
+        else
+                a->hold_usec = 0;
         a->news |= news;
         if (news == ATTEMPT_NEWS_ENDED)
                 a->news = ATTEMPT_NEWS_ENDED; /* tells all that there was to tell */
@@ -156,7 +165,7 @@ static const struct {
 };
 
 /* One frame of one kind. Returns whether there was anything to send, -ENOMEM, -errno of sending. */
-static int send_news_batch(Agent *agent, size_t kind) {
+static int send_news_batch(Agent *agent, size_t kind, uint64_t now) {
         Batch b;
         int r;
 
@@ -164,7 +173,7 @@ static int send_news_batch(Agent *agent, size_t kind) {
         LIST_FOREACH(Attempt, a, news_queue, &agent->news_queue) {
                 if (r < 0 || b.n >= NEWS_BATCH || b.inline_bytes > INLINE_TOTAL_MAX)
                         break;
-                if (!(a->news & news_kinds[kind].news))
+                if (!(a->news & news_kinds[kind].news) || a->hold_usec > now)
                         continue;
                 r = news_kinds[kind].add(&b, a);
                 if (r >= 0)
@@ -179,13 +188,23 @@ static int send_news_batch(Agent *agent, size_t kind) {
 }
 
 void agent_send_news(Agent *agent) {
+        uint64_t now, held_until = UINT64_MAX;
+        unsigned news = 0;
+
         if (list_is_empty(&agent->news_queue) || master_link_state(agent->master) != MASTER_LINK_UP)
                 return;
+        now = now_usec(CLOCK_MONOTONIC);
+        LIST_FOREACH(Attempt, a, news_queue, &agent->news_queue) {
+                if (a->hold_usec > now)
+                        held_until = MIN(held_until, a->hold_usec);
+                else
+                        news |= a->news;
+        }
         for (size_t kind = 0; kind < ELEMENTSOF(news_kinds); kind++) {
-                int r = 1;
+                int r = news & news_kinds[kind].news ? 1 : 0;
 
                 while (r > 0 && !master_link_is_congested(agent->master))
-                        r = send_news_batch(agent, kind);
+                        r = send_news_batch(agent, kind, now);
                 /* What did not get out is told by the report that a new connection begins with. */
                 if (r < 0 && r != -ENOTCONN) {
                         log_error_errno(r, "Cannot tell the master what became of attempts");
@@ -193,6 +212,12 @@ void agent_send_news(Agent *agent) {
                         return;
                 }
         }
+        if (held_until == UINT64_MAX) {
+                (void) sd_event_source_set_enabled(agent->news_timer, SD_EVENT_OFF);
+                return;
+        }
+        (void) sd_event_source_set_time(agent->news_timer, held_until);
+        (void) sd_event_source_set_enabled(agent->news_timer, SD_EVENT_ONESHOT);
 }
 
 static int report_add(Batch *b, const Attempt *a) {

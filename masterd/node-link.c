@@ -242,7 +242,7 @@ typedef struct Ended {
         OutcomeKind kind;
         bool retry;
         const char *outcome, *receipt, *unit;
-        uint64_t size;
+        uint64_t size, started_ms; /* since 1970, 0: not told */
         const struct iovec *payload;
 } Ended;
 
@@ -257,6 +257,9 @@ static int parse_ended(json_object *entry, const Frame *frame, const Task *task,
             json_get_object_optional(entry, "receipt", &receipt) < 0 ||
             json_get_string_optional(entry, "unit", UNIT_MAX, NULL, &ret->unit) < 0 ||
             json_get_uint64_optional(entry, "size", UINT64_MAX / 4, 0, &ret->size) < 0)
+                return -EBADMSG;
+        if (receipt && json_get_uint64_optional(receipt, "started_at", UINT64_MAX / USEC_PER_SEC, 0,
+                                                &ret->started_ms) < 0)
                 return -EBADMSG;
         if (receipt && task)
                 receipt_complete(receipt, task);
@@ -285,6 +288,8 @@ static void task_ended(Attempt *attempt, const Ended *ended) {
 
         free_and_strdup(&attempt->unit, ended->unit ?: attempt->unit);
         free_and_strdup(&task->unit, attempt->unit);
+        if (task->started_at == 0 && !isempty(attempt->unit)) /* it was short, and did run */
+                task->started_at = ended->started_ms * USEC_PER_MSEC;
         attempt_set_state(attempt, ATTEMPT_ENDED);
         if (infrastructure)
                 node_note_failure(node);
