@@ -40,6 +40,8 @@ _FAREWELL = 2.0  # seconds for the goodbye to get out
 _DEFAULT_WINDOW = 20000
 _SUBMIT_JSON_MAX = JSON_MAX - (64 << 10)
 _IDS_PER_FRAME = 10000
+_ACKS_WAIT = 0.001  # seconds
+_ACKS_MAX = 256  # that wait
 _FETCHES_AT_ONCE = 8
 _FETCH_TRIES = 6
 _TASK_JSON = 220  # bytes that a task takes in SUBMIT, generously
@@ -99,6 +101,7 @@ class Session:
         self._waiting: Deque[Task] = collections.deque()
         self._in_flight = 0
         self._acks: List[str] = []
+        self._acks_since = 0.0  # since when the first of them waits, 0: not yet noted
         self._cancels: List[str] = []
         self._codes: Dict[str, Job] = {}
         self._wheels: Dict[str, Wheel] = {}
@@ -347,7 +350,7 @@ class Session:
             if writing == written:
                 writing = not written
                 poll.modify(connection, select.POLLIN | select.POLLOUT if writing else select.POLLIN)
-            timeout = min(self._until_timer(), _FAREWELL if self._stopping else 3600.0)
+            timeout = min(self._until_timer(), _ACKS_WAIT if self._acks else _FAREWELL if self._stopping else 3600.0)
             for descriptor, _ in poll.poll(timeout * 1000):
                 if descriptor == self._wake_read:
                     self._hear()
@@ -397,6 +400,7 @@ class Session:
         self._codes.clear()
         self._wheels.clear()
         self._acks.clear()
+        self._acks_since = 0.0
         self._cancels.clear()
         self._outgoing.clear()
         self._incoming.clear()
@@ -435,12 +439,25 @@ class Session:
             self._in_flight += len(batch)
             self._submit(connection, batch)
         for frame_type, ids in ((FrameType.CANCEL, self._cancels), (FrameType.ACK, self._acks)):
+            if ids is self._acks and not self._acks_due(connection):
+                continue
             for start in range(0, len(ids), _IDS_PER_FRAME):
                 connection.send(frame_type, {"tasks": ids[start:start + _IDS_PER_FRAME]})
             ids.clear()
         if self._stopping and not self._waiting and not self._said_goodbye:
             self._said_goodbye = True
             connection.send(FrameType.GOODBYE, {})
+
+    def _acks_due(self, connection: Connection) -> bool:
+        """Whoever waits for a result goes on first, and what it sends then takes the acknowledgement along: they wait for
+        something to be sent, or for a moment."""
+        if not self._acks:
+            return False
+        now = time.monotonic()
+        due = bool(connection.queued or self._stopping or len(self._acks) >= _ACKS_MAX or
+                   (self._acks_since and now >= self._acks_since + _ACKS_WAIT))
+        self._acks_since = 0.0 if due else self._acks_since or now
+        return due
 
     def _submit(self, connection: Connection, batch: Iterable[Task]) -> None:
         jobs: List[Dict[str, Any]] = []
