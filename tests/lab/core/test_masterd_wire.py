@@ -20,7 +20,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import ways  # noqa: E402
-from wire import (Agent, Client, Closed, Json, Operator, Wire, encode, new_id,  # noqa: E402
+from wire import (RECEIPT, Agent, Client, Closed, Json, Operator, Wire, encode, new_id,  # noqa: E402
                   reported)
 
 
@@ -142,6 +142,17 @@ def test_many_calls_flow(master: Master) -> None:
     done = agent.run(2000)
     results = client.results(2000, 30)
     assert {t["id"] for t in done} == set(ids) == set(results)
+
+
+def test_the_start_of_a_short_call_is_the_receipts(master: Master) -> None:
+    agent, client = ready(master, cpus=1), Client(master.port)
+    ids = client.submit(client.job(), 2)
+    agent.ended(agent.dispatched(1), b"v")  # no STARTED before
+    agent.started(agent.dispatched(1))
+    client.results(1)
+    wait_until(lambda: client.query("task", id=ids[1])["state"] == "running")
+    assert client.query("task", id=ids[0])["started_at"] == RECEIPT["started_at"]
+    assert client.query("task", id=ids[1])["started_at"] > RECEIPT["started_at"]
 
 
 def test_capacity_is_kept(master: Master) -> None:

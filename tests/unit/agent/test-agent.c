@@ -512,6 +512,8 @@ static void test_a_task(void **state) {
         assert_int_equal(launcher.requests[i].request.pool.count, 2);
 
         started(TASK);
+        wait_for(agent->counts[ATTEMPT_RUNNING] == 1);
+        assert_int_equal(master_count(FRAME_STARTED, NULL), 0); /* it may end before that is told */
         wait_for(master_count(FRAME_STARTED, &i) == 1);
         assert_ok(json_get_array(master.frames[i].json, "tasks", 10, &tasks));
         assert_ok(json_get_string(json_object_array_get_idx(tasks, 0), "unit", 100, &unit));
@@ -599,6 +601,18 @@ static void test_environment_is_built(void **state) {
         assert_ok(json_get_array(master.frames[i].json, "environments", 10, &array));
         assert_ok(json_get_string(json_object_array_get_idx(array, 0), "state", 100, &text));
         assert_string_equal(text, "ready");
+}
+
+static void test_a_short_task(void **state) {
+        connect_up();
+        run_to_start(TASK);
+        started(TASK);
+        ended(TASK, OUTCOME_VALUE, "the value");
+        wait_for(master_count(FRAME_ENDED, NULL) == 1);
+        assert_int_equal(master_count(FRAME_STARTED, NULL), 0);
+        run_to_start(OTHER);
+        started(OTHER);
+        wait_for(master_count(FRAME_STARTED, NULL) == 1); /* nothing else is there to be told */
 }
 
 static void test_code_is_fetched_once(void **state) {
@@ -1049,6 +1063,7 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(test_hello, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_hello_offers, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_a_task, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_a_short_task, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_environment_of_a_task, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_environment_is_built, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_code_is_fetched_once, setup, teardown),
