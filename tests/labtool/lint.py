@@ -42,6 +42,7 @@ ANALYZER_MISTAKES = {
     # So does a member of an intrusive list, known to the list only by its link ...
     ("agent-link.c", "enqueue", "analyzer-malloc-leak"),
     ("warm-pool.c", "warm_pool_follow", "analyzer-malloc-leak"),
+    ("detached.c", "detached_attach", "analyzer-malloc-leak"),
     # ... and an object that the cleanup reaches from a member of it.
     ("state-store-file.c", "state_store_file_open", "analyzer-malloc-leak"),
     # Takes a frame's first bytes for possibly none, after a check that there are some.
