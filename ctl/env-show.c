@@ -92,7 +92,7 @@ int env_print(Ctl *ctl, json_object *environment) {
                color_off(&ctl->terminal, state_color(state)));
         print_text("Message", member_string(environment, "message"));
         print_text("Python", member_string(environment, "python"));
-        print_taken("Packages", env_strings_join(environment, "packages"));
+        print_taken("Packages", env_packages(environment));
         if (streq(member_string(environment, "base"), "none"))
                 print_text("Base", "none: without the default packages");
         print_taken("Preload", env_strings_join(environment, "preload"));

@@ -37,6 +37,17 @@ char *env_strings_join(json_object *object, const char *key) {
         return text;
 }
 
+char *env_packages(json_object *environment) {
+        _cleanup_(freep) char *packages = env_strings_join(environment, "packages"),
+                              *wheels = env_strings_join(environment, "wheels");
+
+        if (!packages || !wheels)
+                return NULL;
+        if (!packages[0] && !wheels[0] && member_bool(environment, "locked"))
+                return strdup("a lock");
+        return strformat("%s%s%s", packages, packages[0] && wheels[0] ? ", " : "", wheels);
+}
+
 const char *env_owner(json_object *environment) {
         if (member_bool(environment, "default"))
                 return "default";
@@ -52,7 +63,7 @@ static char *nodes_ready(json_object *environment) {
         for (size_t i = 0; i < n; i++)
                 if (streq(member_string(json_object_array_get_idx(nodes, i), "state"), "ready"))
                         ready++;
-        return ready == n ? strformat("%zu", n) : strformat("%zu of %zu", ready, n);
+        return n == 0 ? strdup("-") : ready == n ? strformat("%zu", n) : strformat("%zu of %zu", ready, n);
 }
 
 /* Names of 40 digits are cut to as few as tell all of them apart. */
@@ -80,7 +91,7 @@ static void add_row(Table *t, json_object *environment, size_t length, int64_t n
         table_cell(t, COLOR_NONE, env_owner(environment));
         table_cell(t, COLOR_NONE, member_string(environment, "python"));
         table_cell(t, state_color(state), state);
-        table_take(t, COLOR_NONE, env_strings_join(environment, "packages"));
+        table_take(t, COLOR_NONE, env_packages(environment));
         table_cell(t, COLOR_NONE, bytes > 0 ? FORMAT_BYTES((uint64_t) bytes) : "-");
         table_take(t, COLOR_NONE, nodes_ready(environment));
         table_take(t, COLOR_NONE, created > 0 ? format_age(created, now) : strdup("-"));

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 #include "build-config.h"
 #include "environment-default.h"
@@ -93,6 +94,58 @@ static int add_texts(json_object *object, const char *key, char *const *values) 
         return 0;
 }
 
+/* Their files' names; they are kept as DIGEST/NAME. */
+static int add_wheels(json_object *object, char *const *wheels) {
+        json_object *array;
+
+        if (!wheels || !*wheels)
+                return 0;
+        if (json_add_new_array(object, "wheels", &array) < 0)
+                return -ENOMEM;
+        for (; *wheels; wheels++) {
+                const char *slash = strchr(*wheels, '/');
+
+                if (json_append_string(array, slash ? slash + 1 : *wheels) < 0)
+                        return -ENOMEM;
+        }
+        return 0;
+}
+
+/* The text behind what a line begins with, whatever the case; NULL when it begins otherwise. */
+static const char *line_behind(const char *line, size_t size, const char *beginning) {
+        size_t n = strlen(beginning);
+
+        return size > n && strncasecmp(line, beginning, n) == 0 ? line + n : NULL;
+}
+
+/* "error: …", with the causes in the lines behind it. NULL: there is none, or no memory. */
+static char *first_error(const char *text) {
+        _cleanup_(freep) char *words = NULL;
+
+        for (const char *line = text; *line;) {
+                size_t size = strcspn(line, "\n"), blanks = strspn(line, " \t");
+                const char *end = line + size, *behind;
+
+                line += MIN(size, blanks);
+                behind = line_behind(line, (size_t) (end - line), words ? "cause:" : "error:");
+                if (behind) {
+                        char *longer;
+
+                        while (behind < end && *behind == ' ')
+                                behind++;
+                        longer = strformat("%s%s%.*s", strempty(words), words ? ": " : "",
+                                           (int) (end - behind), behind);
+                        if (!longer)
+                                return NULL;
+                        free(words);
+                        words = longer;
+                } else if (words)
+                        break;
+                line = *end ? end + 1 : end;
+        }
+        return TAKE_PTR(words);
+}
+
 static char *last_line(const char *text) {
         size_t size = strlen(strempty(text));
         const char *line;
@@ -103,8 +156,17 @@ static char *last_line(const char *text) {
         return line ? strndup(line + 1, size - (size_t) (line + 1 - text)) : strndup(strempty(text), size);
 }
 
+/* What the words of a failure come to, in one line: the last one, unless that says only that the installer
+ * failed. */
+static char *gist(const char *text) {
+        _cleanup_(freep) char *line = last_line(text);
+        char *error = line && startswith(line, "the installer ended with") ? first_error(text) : NULL;
+
+        return error ?: TAKE_PTR(line);
+}
+
 static int add_line(json_object *object, const char *key, const char *text) {
-        _cleanup_(freep) char *line = last_line(text), *shown = NULL;
+        _cleanup_(freep) char *line = gist(text), *shown = NULL;
 
         shown = line ? text_for_message(line, LINE_MAX_SHOWN) : NULL;
         return shown ? json_add_string(object, key, shown) : -ENOMEM;
@@ -189,11 +251,14 @@ static int add_environment(Manager *m, json_object *object, const Environment *e
         name_shown(e, name);
         if (json_add_string(object, "name", name) < 0 || json_add_string(object, "python", e->python) < 0 ||
             json_add_string(object, "state", state_shown(e, &there)) < 0 ||
-            add_texts(object, "packages", e->packages) < 0 || add_texts(object, "preload", e->preload) < 0 ||
+            add_texts(object, "packages", e->packages) < 0 || add_wheels(object, e->wheels) < 0 ||
+            add_texts(object, "preload", e->preload) < 0 ||
             json_add_uint64(object, "created_at", e->created_at / USEC_PER_MSEC) < 0 ||
             add_message(object, e) < 0 || add_nodes(m, object, e) < 0)
                 return -ENOMEM;
         if (!is_shared(e) && json_add_string(object, "owner", e->owner) < 0)
+                return -ENOMEM;
+        if (e->fixed && json_add_bool(object, "locked", true) < 0)
                 return -ENOMEM;
         if (is_current_default(e) && json_add_bool(object, "default", true) < 0)
                 return -ENOMEM;
@@ -443,7 +508,7 @@ int environment_status_add(const Manager *m, json_object *status, json_object *w
                                        : d->generations[0] && d->generations[0]->state == ENVIRONMENT_FAILED
                                                ? d->generations[0]
                                                : NULL;
-                _cleanup_(freep) char *line = e ? last_line(e->log) : NULL, *shown = NULL, *warning = NULL;
+                _cleanup_(freep) char *line = e ? gist(e->log) : NULL, *shown = NULL, *warning = NULL;
 
                 if (!line)
                         continue;

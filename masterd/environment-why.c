@@ -15,6 +15,8 @@ enum { WORDS_MAX = 200 };
 
 /* Whole seconds: "12s". */
 static const char *ago(uint64_t usec, char buffer[static FORMAT_SIZE]) {
+        if (usec < USEC_PER_SEC)
+                return "0s";
         return format_duration(usec / USEC_PER_SEC * USEC_PER_SEC, buffer);
 }
 #define AGO(m, since) ago(usec_sub(manager_now(m), (since)), (char[FORMAT_SIZE]){ 0 })

@@ -202,7 +202,7 @@ def _run(command: Sequence[str]) -> None:
     except OSError as error:
         raise BuildError(f"error: {command[0]} cannot be started: {error.strerror}") from None
     if status < 0:
-        raise BuildError(f"error: {os.path.basename(command[0])} was ended by signal {-status}")
+        raise BuildError(f"error: {os.path.basename(command[0])} ended with {_ending(status)}")
     if status:
         raise BuildError
 
@@ -307,20 +307,36 @@ def _installed(order: Order) -> Dict[str, str]:
     return dict(sorted(found.items()))
 
 
+_IMPORT = """
+import importlib, sys, traceback
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+    except BaseException as error:
+        traceback.print_exc()
+        words = traceback.format_exception_only(type(error), error)[-1].strip()
+        print(f"error: {name} (preload) cannot be imported: {words}", file=sys.stderr, flush=True)
+        sys.exit(1)
+"""
+
+
+def _ending(status: int) -> str:
+    return f"signal {-status}" if status < 0 else f"exit status {status}"
+
+
 def _preload(order: Order) -> None:
     """Notes what tasks are to find imported, if it can be."""
     if order.preload:
         print(f"clupy: importing {', '.join(order.preload)}", flush=True)
-        program = "import importlib, sys\nfor name in sys.argv[1:]:\n    importlib.import_module(name)"
         try:
-            status = subprocess.run([_python_of(order.target), "-I", "-c", program, *order.preload], cwd=order.target,
+            status = subprocess.run([_python_of(order.target), "-I", "-c", _IMPORT, *order.preload], cwd=order.target,
                                     stdin=subprocess.DEVNULL, timeout=_IMPORT_TIMEOUT, check=False).returncode
         except subprocess.TimeoutExpired:
             raise BuildError(f"error: importing {', '.join(order.preload)} (preload) takes more than {_IMPORT_TIMEOUT} s"
                              ) from None
         if status:
-            raise BuildError(f"error: {', '.join(order.preload)} (preload) cannot be imported, see above; are all packages "
-                             "named that they need?")
+            names = ", ".join(order.preload)
+            raise BuildError("" if status == 1 else f"error: importing {names} (preload) ended with {_ending(status)}")
     with open(os.path.join(order.target, _PRELOAD), "w", encoding="utf-8") as file:
         file.writelines(f"{name}\n" for name in order.preload)
 

@@ -214,8 +214,12 @@ class EnvironmentFailedError(ClupyError):
 
 
 def _gist(log: str) -> str:
-    """What an installer's words come to: its first error with the causes that follow, else the last line."""
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    """What an installer's words come to: the sentence that stands alone at their end, when it is of a limit and the like; the
+    first error with the causes that follow; the last line."""
+    rows = [line.strip() for line in log.strip().splitlines()]
+    if len(rows) > 1 and not rows[-2] and not rows[-1].startswith(("the installer ended with", "hint:", "note:")):
+        return rows[-1][:_GIST_MAX]
+    lines = [line for line in rows if line]
     for index, line in enumerate(lines):
         kind, _, words = line.partition(":")
         if kind.lower() in ("error", "fatal") and words:

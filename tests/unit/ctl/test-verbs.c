@@ -267,18 +267,18 @@ static void test_drain(void **state) {
         "\"seconds\":2.5},{\"node\":\"agent2\",\"state\":\"failed\",\"message\":\"the disk is full\"}]"
 
 static void test_env(void **state) {
-        assert_run(
-                "clupyctl env list",
-                ANSWERS({ "environments", "{\"environments\":[{" ENVIRONMENT "},{\"name\":\"" ENV_2
-                                          "\",\"owner\":\"alice\",\"python\":\"3.11\",\"state\":\"ready\","
-                                          "\"packages\":[],\"nodes\":[]},{\"name\":\"python-3.11\","
-                                          "\"state\":\"ready\"}]}" }),
-                CTL_OK,
-                "NAME         FOR        PYTHON  STATE     PACKAGES          SIZE   NODES  MADE\n"
-                "012345678    default    3.11    building  numpy>=2, pandas  1.0M  1 of 2     -\n"
-                "012345670    alice      3.11    ready                          -       0     -\n"
-                "python-3.11  everybody          ready                          -       0     -\n",
-                "environments {}");
+        assert_run("clupyctl env list",
+                   ANSWERS({ "environments",
+                             "{\"environments\":[{" ENVIRONMENT "},{\"name\":\"" ENV_2
+                             "\",\"owner\":\"alice\",\"python\":\"3.11\",\"state\":\"ready\","
+                             "\"packages\":[],\"locked\":true,\"nodes\":[]},{\"name\":\"python-3.11\","
+                             "\"state\":\"ready\"}]}" }),
+                   CTL_OK,
+                   "NAME         FOR        PYTHON  STATE     PACKAGES          SIZE   NODES  MADE\n"
+                   "012345678    default    3.11    building  numpy>=2, pandas  1.0M  1 of 2     -\n"
+                   "012345670    alice      3.11    ready     a lock               -       -     -\n"
+                   "python-3.11  everybody          ready                          -       -     -\n",
+                   "environments {}");
         assert_run("clupyctl env list --json", ANSWERS({ "environments", "{\"environments\":[]}" }), CTL_OK,
                    "{\"environments\":[]}\n", NULL);
         assert_run("clupyctl env list", ANSWERS({ "environments", "{\"environments\":[]}" }), CTL_OK,
