@@ -117,7 +117,7 @@ void environments_build_started(Environments *t, const LauncherEvent *event, int
         if (!e || e->index)
                 return;
         snprintf(e->unit, sizeof(e->unit), "%.*s", UNIT_NAME_MAX - 1, event->environment.unit);
-        log_info("Environment %s is %s in %s", e->name,
+        log_info("Environment %s is being %s in %s", e->name,
                  e->state == ENVIRONMENT_RESOLVING ? "resolved" : "built", e->unit);
         if (n_fds == 0)
                 return;

@@ -19,6 +19,7 @@ struct Environments {
         unsigned counts[_ENVIRONMENT_STATE_MAX];
         ListLink waiting, news;
         char **keep, **former_keep; /* the master's default ones, and those before */
+        bool keep_known;            /* it has said */
 
         bool launcher_up;
         bool listed;  /* the launcher's list has been read since it is up */

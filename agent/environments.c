@@ -17,7 +17,9 @@ enum {
 };
 /* The launcher is asked again what there is: who uses what changes without a word. */
 #define LIST_USEC (10 * USEC_PER_MINUTE)
-#define LIST_CROWDED_USEC (30 * USEC_PER_SEC)
+#define LIST_CROWDED_USEC (10 * USEC_PER_SEC)
+/* One that was built, or that a task was sent for, just now: its zygote is about to come. */
+#define GRACE_USEC (10 * USEC_PER_SEC)
 #define TIMER_SLACK_USEC (10 * USEC_PER_MSEC)
 
 void environments_changed(Environments *t) {
@@ -72,9 +74,10 @@ uint64_t environments_bytes(const Environments *t) {
 
 static bool environment_may_go(const Environment *e) {
         const Environments *t = e->table;
+        bool fresh = e->touched > 0 && usec_sub(now_usec(CLOCK_MONOTONIC), e->touched) < GRACE_USEC;
 
-        return e->state == ENVIRONMENT_READY && e->in_use == 0 && !strv_contains(t->keep, e->name) &&
-               !t->handlers->is_wanted(e->name, t->userdata);
+        return e->state == ENVIRONMENT_READY && !fresh && e->in_use == 0 &&
+               !strv_contains(t->keep, e->name) && !t->handlers->is_wanted(e->name, t->userdata);
 }
 
 bool environment_remove(Environment *e) {
@@ -119,7 +122,7 @@ static int on_work(sd_event_source *source, void *userdata) {
 
         if (t->launcher_up) {
                 environments_start_builds(t);
-                if (t->listed)
+                if (t->listed && t->keep_known)
                         environments_trim(t);
         }
         environments_tell(t);
@@ -190,6 +193,9 @@ static int on_keep(Environments *t, json_object *json) {
                 if (r < 0)
                         return r;
         }
+        if (!t->keep_known)
+                environments_changed(t); /* what has to go can be told now */
+        t->keep_known = true;
         if (lists_are_equal(keep, t->keep))
                 return 0;
         strv_free(t->former_keep);
@@ -364,6 +370,7 @@ int environments_use(Environments *t, const char *name, char why[static ENVIRONM
         e = hashmap_get(t->all, name);
         if (e && e->state == ENVIRONMENT_READY) {
                 e->used_at = now_usec(CLOCK_REALTIME);
+                e->touched = now_usec(CLOCK_MONOTONIC);
                 t->statistics.hits++;
                 return 0;
         }
@@ -536,6 +543,7 @@ const Environment *environments_current(const Environments *t) {
 
 void environment_ready(Environment *e) {
         environment_set_state(e, ENVIRONMENT_READY);
+        e->touched = now_usec(CLOCK_MONOTONIC);
         e->listed = true; /* whatever the list that is on its way says */
         environment_follow(e);
 }
