@@ -146,7 +146,8 @@ static void on_caller(sd_bus_message *call, int error, uid_t uid, BusVerdict ver
 
 /* Verbs that ask after tasks and change nothing. */
 static bool is_view(const char *verb) {
-        return streq(verb, "tasks") || streq(verb, "task") || streq(verb, "why");
+        return streq(verb, "tasks") || streq(verb, "task") || streq(verb, "why") ||
+               streq(verb, "environments") || streq(verb, "environment");
 }
 
 int bus_request_run(Manager *m, BusAuth *auth, sd_bus_message *call, const char *verb, json_object *args,

@@ -20,8 +20,8 @@ enum {
 /* Everything that is due. For tests; else see environments_wake(). */
 void environments_work(Manager *m);
 
-/* For tasks of the job that wait and for which no node with room has the environment: has it built where there is
- * room, on as many nodes as the tasks need; on one while all are full. */
+/* For tasks of the job that wait and for which no node with room has the environment: has it built where
+ * there is room, on as many nodes as the tasks need; on one while all are full. */
 void environments_order_for(Manager *m, Job *job);
 
 /* It has said all that it has. */

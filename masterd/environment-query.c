@@ -20,7 +20,12 @@
 #include "time-util.h"
 #include "wheel-store.h"
 
-enum { LINE_MAX_SHOWN = 400, NODES_SHOWN_MAX = 1000, TEXT_IN_ANSWER_MAX = 600 << 10 };
+enum {
+        LINE_MAX_SHOWN = 400,
+        NODES_SHOWN_MAX = 1000,
+        TEXT_IN_ANSWER_MAX = 600 << 10,
+        LIBRARIES_LISTED_MAX = 6000
+};
 
 static QueryError _printf_(3, 4) fail(char **ret_message, QueryError error, const char *format, ...) {
         va_list arguments;
@@ -300,8 +305,8 @@ static int collect(const Manager *m, const EnvironmentAsker *asker, Walk *ret) {
 QueryError environment_query_list(Manager *m, const EnvironmentAsker *asker, json_object *args,
                                   json_object *result, char **ret_message) {
         json_object *array, *entry;
+        int r = 0, n_libraries = 0;
         Walk walk;
-        int r = 0;
 
         if (json_add_new_array(result, "environments", &array) < 0 || collect(m, asker, &walk) < 0)
                 return QUERY_FAILED;
@@ -309,6 +314,11 @@ QueryError environment_query_list(Manager *m, const EnvironmentAsker *asker, jso
                 r = json_append_new_object(array, &entry);
                 if (r >= 0)
                         r = add_environment(m, entry, walk.all[i]);
+                if (r >= 0 && walk.all[i]->libraries) {
+                        n_libraries += json_object_object_length(walk.all[i]->libraries);
+                        if (n_libraries <= LIBRARIES_LISTED_MAX)
+                                r = json_add(entry, "libraries", json_object_get(walk.all[i]->libraries));
+                }
         }
         free(walk.all);
         return r < 0 ? QUERY_FAILED : QUERY_OK;

@@ -453,9 +453,7 @@ bool environments_allow(Manager *m, const Job *job, const Node *node) {
 const char *environments_dispatch_name(Manager *m, const Job *job, const Node *node) {
         const Environment *e = environments_pick(m, job, node);
 
-        if (!e || (e->base && !m->environments->config && !job->environment))
-                return "default";
-        return e->name;
+        return e ? e->name : "default";
 }
 
 json_object *environments_libraries(const Manager *m, const char *python) {

@@ -10,6 +10,7 @@
 #include "bus-request.h"
 #include "bus-task.h"
 #include "bus-watch.h"
+#include "environment-query.h"
 #include "frame.h"
 #include "history.h"
 #include "job.h"
@@ -197,6 +198,72 @@ static int method_list_tasks(sd_bus_message *call, void *userdata, sd_bus_error 
         return run_verb(userdata, call, "tasks", args, reply_tasks);
 }
 
+/* Sets of packages */
+
+static int append_environment(sd_bus_message *reply, json_object *environment) {
+        const char *name, *owner, *python, *state;
+        uint64_t bytes;
+        bool is_default;
+
+        if (json_get_string(environment, "name", 64, &name) < 0 ||
+            json_get_string_optional(environment, "owner", 64, "", &owner) < 0 ||
+            json_get_string(environment, "python", 16, &python) < 0 ||
+            json_get_string(environment, "state", 16, &state) < 0 ||
+            json_get_bool_optional(environment, "default", false, &is_default) < 0 ||
+            json_get_uint64_optional(environment, "bytes", UINT64_MAX / 2, 0, &bytes) < 0)
+                return -EBADMSG;
+        return sd_bus_message_append(reply, "(ssssbt)", name, owner, python, state, is_default, bytes);
+}
+
+static int reply_environments(sd_bus_message *call, json_object *result) {
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
+        json_object *environments = NULL;
+        int r;
+
+        r = sd_bus_message_new_method_return(call, &reply);
+        if (r >= 0)
+                r = sd_bus_message_open_container(reply, 'a', "(ssssbt)");
+        if (r >= 0)
+                r = json_get_array_optional(result, "environments", 10 * TASKS_ENUMERATED_MAX,
+                                            &environments);
+        for (size_t i = 0; r >= 0 && environments && i < json_object_array_length(environments); i++)
+                r = append_environment(reply, json_object_array_get_idx(environments, i));
+        if (r >= 0)
+                r = sd_bus_message_close_container(reply);
+        return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
+}
+
+static int verb_alone(sd_bus_message *call, Manager *m, const char *verb, BusReply reply) {
+        json_object *args;
+        int r;
+
+        r = json_new_object(&args);
+        return r < 0 ? r : run_verb(m, call, verb, args, reply);
+}
+
+static int method_list_environments(sd_bus_message *call, void *userdata, sd_bus_error *ret_error) {
+        return verb_alone(call, userdata, "environments", reply_environments);
+}
+
+static int method_sync_environments(sd_bus_message *call, void *userdata, sd_bus_error *ret_error) {
+        return verb_alone(call, userdata, "environment-sync", NULL);
+}
+
+static int method_remove_environment(sd_bus_message *call, void *userdata, sd_bus_error *ret_error) {
+        return verb_with(call, userdata, "environment-remove", "name", false, NULL);
+}
+
+static int reply_lock(sd_bus_message *call, json_object *result) {
+        const char *lock = "";
+
+        (void) json_get_string_optional(result, "lock", FRAME_JSON_MAX, "", &lock);
+        return sd_bus_reply_method_return(call, "s", lock);
+}
+
+static int method_lock_environment(sd_bus_message *call, void *userdata, sd_bus_error *ret_error) {
+        return verb_with(call, userdata, "environment-lock", "python", false, reply_lock);
+}
+
 /* Whose tasks the caller may see; asked once, when it begins to watch. */
 static void on_watcher(sd_bus_message *call, int error, uid_t uid, BusVerdict verdict, void *userdata) {
         const QueryAsker asker = { .user = bus_owner(uid),
@@ -315,6 +382,17 @@ static int get_refused(sd_bus *bus, const char *path, const char *interface, con
         return sd_bus_message_append(reply, "t", entrance_refused(&m->entrance));
 }
 
+static int get_environments(sd_bus *bus, const char *path, const char *interface, const char *property,
+                            sd_bus_message *reply, void *userdata, sd_bus_error *ret_error) {
+        EnvironmentCounts counts = environment_counts(userdata);
+
+        if (streq(property, "EnvironmentsBuilding"))
+                return sd_bus_message_append(reply, "u", counts.building + counts.resolving);
+        if (streq(property, "EnvironmentsFailed"))
+                return sd_bus_message_append(reply, "u", counts.failed);
+        return sd_bus_message_append(reply, "u", counts.known);
+}
+
 static int get_certificate_expires(sd_bus *bus, const char *path, const char *interface,
                                    const char *property, sd_bus_message *reply, void *userdata,
                                    sd_bus_error *ret_error) {
@@ -340,6 +418,9 @@ static const sd_bus_vtable manager_vtable[] = {
         SD_BUS_PROPERTY("TasksRunning", "t", get_count, 0, SD_BUS_VTABLE_PROPERTY_EMITS_CHANGE),
         SD_BUS_PROPERTY("TasksEnded", "t", get_count, 0, SD_BUS_VTABLE_PROPERTY_EMITS_CHANGE),
         SD_BUS_PROPERTY("StartedAt", "t", NULL, offsetof(Manager, started_at), SD_BUS_VTABLE_PROPERTY_CONST),
+        SD_BUS_PROPERTY("Environments", "u", get_environments, 0, 0),
+        SD_BUS_PROPERTY("EnvironmentsBuilding", "u", get_environments, 0, 0),
+        SD_BUS_PROPERTY("EnvironmentsFailed", "u", get_environments, 0, 0),
         SD_BUS_PROPERTY("CertificateExpires", "t", get_certificate_expires, 0, 0),
         SD_BUS_METHOD_WITH_ARGS("Query", SD_BUS_ARGS("s", verb, "s", arguments_json),
                                 SD_BUS_RESULT("s", answer_json), method_query, SD_BUS_VTABLE_UNPRIVILEGED),
@@ -353,6 +434,14 @@ static const sd_bus_vtable manager_vtable[] = {
                                 SD_BUS_VTABLE_UNPRIVILEGED),
         SD_BUS_METHOD_WITH_ARGS("UndrainNode", SD_BUS_ARGS("s", name), SD_BUS_NO_RESULT, method_undrain,
                                 SD_BUS_VTABLE_UNPRIVILEGED),
+        SD_BUS_METHOD_WITH_ARGS("ListEnvironments", SD_BUS_NO_ARGS, SD_BUS_RESULT("a(ssssbt)", environments),
+                                method_list_environments, SD_BUS_VTABLE_UNPRIVILEGED),
+        SD_BUS_METHOD_WITH_ARGS("SyncEnvironments", SD_BUS_NO_ARGS, SD_BUS_NO_RESULT,
+                                method_sync_environments, SD_BUS_VTABLE_UNPRIVILEGED),
+        SD_BUS_METHOD_WITH_ARGS("RemoveEnvironment", SD_BUS_ARGS("s", name), SD_BUS_NO_RESULT,
+                                method_remove_environment, SD_BUS_VTABLE_UNPRIVILEGED),
+        SD_BUS_METHOD_WITH_ARGS("LockEnvironment", SD_BUS_ARGS("s", python), SD_BUS_RESULT("s", lock),
+                                method_lock_environment, SD_BUS_VTABLE_UNPRIVILEGED),
         SD_BUS_METHOD_WITH_ARGS("Why", SD_BUS_ARGS("s", id), SD_BUS_RESULT("s", sentence), method_why,
                                 SD_BUS_VTABLE_UNPRIVILEGED),
         SD_BUS_METHOD_WITH_ARGS("Watch", SD_BUS_NO_ARGS, SD_BUS_RESULT("b", all), method_watch,

@@ -119,6 +119,10 @@ int master_config_new(MasterConfig **ret) {
         config->detached_keep = 7 * USEC_PER_DAY;
         config->detached_memory = GIB(1);
         config->detached_total = GIB(10);
+        config->dependencies = strdup(DEPENDENCY_CONFIG_PATH);
+        config->index_socket = strdup("/run/clupy-index/index.sock");
+        if (!config->dependencies || !config->index_socket)
+                return -ENOMEM;
         config->wheels_size = GIB(2);
         config->wheels_total = GIB(10);
         config->log_level = -1;
@@ -233,9 +237,7 @@ int master_config_finish(MasterConfig *config, char **ret_message) {
         if (default_key(&config->tls_key) < 0 ||
             default_path(&config->tls_certificate, MASTER_PKI "/master.crt") < 0 ||
             default_path(&config->tls_authority, MASTER_PKI "/ca.crt") < 0 ||
-            default_path(&config->tls_revoked, MASTER_PKI "/ca.crl") < 0 ||
-            default_path(&config->dependencies, DEPENDENCY_CONFIG_PATH) < 0 ||
-            default_path(&config->index_socket, "/run/clupy-index/index.sock") < 0)
+            default_path(&config->tls_revoked, MASTER_PKI "/ca.crl") < 0)
                 return -ENOMEM;
         r = check_listen(config, ret_message);
         if (r < 0)

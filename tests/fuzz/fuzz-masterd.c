@@ -46,8 +46,9 @@ static void turn(int other[static N_PEERS]) {
 
 static void say(int fd, unsigned type, const char *json, size_t size) {
         static const uint8_t payload[] = "abc";
-        const bool with_payload =
-                type == FRAME_SUBMIT || type == FRAME_ENDED || type == FRAME_LOG || type == FRAME_DATA;
+        const bool with_payload = type == FRAME_SUBMIT || type == FRAME_ENDED || type == FRAME_LOG ||
+                                  type == FRAME_DATA || type == FRAME_ENVIRONMENT_STATE ||
+                                  type == FRAME_INDEX;
         uint8_t head[FRAME_HEADER_SIZE + 4] = { 'C', 'L', 'P', 'Y', 1 };
         size_t head_size = FRAME_HEADER_SIZE;
 

@@ -2,7 +2,8 @@
 """Fixtures of the lab tests.
 
 `lab` is a running lab, one per module: AGENTS in the module says how many agents it has (default 3). A test that
-breaks nodes leaves them running again, or uses `fresh_lab`, a lab of its own. Both are labtool.lab.Lab:
+breaks nodes leaves them running again, or uses `fresh_lab`, a lab of its own. Where SYSTEM_PACKAGES in the module is
+true, tasks can import what the distribution has (numpy), too. Both are labtool.lab.Lab:
 `lab.node("client").run([...], "user")`, `lab.node("client").python(text)`, `lab.crash("agent1")`, ….
 """
 
@@ -44,6 +45,9 @@ def _boot(request: pytest.FixtureRequest, installed: Path | None) -> Iterator[La
         lab.up(getattr(request.module, "AGENTS", 3), installed)
         if installed is not None:
             await_agents(lab)
+            if getattr(request.module, "SYSTEM_PACKAGES", False):
+                lab.node("master").write("/etc/clupy/clupy.master.dependency.yaml", "system_packages: true\n")
+                lab.node("master").run(["clupyctl", "env", "sync"])
         yield lab
     finally:
         if request.session.testsfailed > failed and lab.exists():

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from labtool.lab import Lab
 
 AGENTS = 2
+SYSTEM_PACKAGES = True
 
 PACKAGE = "/usr/lib/clupy/python:/usr/lib/clupy/client"  # what any Python can import clupy from
 

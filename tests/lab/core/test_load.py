@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from labtool.lab import Lab
 
 AGENTS = 2
+SYSTEM_PACKAGES = True
 
 LATENCY = """
 import json, sys, time, clupy

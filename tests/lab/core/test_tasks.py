@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 # One node: 20 calls of a tenth of a CPU fill its two CPUs to the last, and share its range of uids.
 AGENTS = 1
+SYSTEM_PACKAGES = True
 
 TWENTY = """
 import json, clupy
