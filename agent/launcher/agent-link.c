@@ -2,6 +2,7 @@
 #include "agent-link.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <grp.h>
 #include <pwd.h>
 #include <stdio.h>
@@ -14,6 +15,7 @@
 #include <unistd.h>
 
 #include "attempt.h"
+#include "build.h"
 #include "cgroup.h"
 #include "environment.h"
 #include "fd-util.h"
@@ -29,12 +31,14 @@ enum {
         SEND_BUFFER = 8 << 20,
         QUEUE_MAX = 65536, /* events that an agent has not read */
         REQUESTS_PER_EVENT = 64,
+        EVENT_FDS = 2,
 };
 
 typedef struct Queued {
         ListLink queue;
         LauncherEvent event;
-        int fd; /* a duplicate: the attempt may be released meanwhile */
+        int fds[EVENT_FDS]; /* duplicates: the attempt may be released meanwhile */
+        size_t n_fds;
 } Queued;
 
 struct AgentLink {
@@ -46,6 +50,12 @@ struct AgentLink {
         size_t n_queued;
 };
 
+static void queued_free(Queued *queued) {
+        if (queued)
+                close_many(queued->fds, queued->n_fds);
+        free(queued);
+}
+
 void agent_link_drop(AgentLink *link, const char *why) {
         if (link->connection < 0)
                 return;
@@ -54,10 +64,10 @@ void agent_link_drop(AgentLink *link, const char *why) {
         link->connection = close_fd(link->connection);
         LIST_FOREACH(Queued, queued, queue, &link->queue) {
                 list_remove(&queued->queue);
-                close_fd(queued->fd);
-                free(queued);
+                queued_free(queued);
         }
         link->n_queued = 0;
+        builds_end_all(link->manager->builds, OUTCOME_CANCELLED, "The agent is gone.");
         manager_status(link->manager);
 }
 
@@ -69,19 +79,19 @@ bool agent_link_is_connected(const AgentLink *link) {
         return link && link->connection >= 0;
 }
 
-static int send_now(AgentLink *link, const LauncherEvent *event, int fd) {
-        return fd_send_with_fds(link->connection, event, sizeof(*event), &fd, fd >= 0 ? 1 : 0);
-}
-
-static void enqueue(AgentLink *link, const LauncherEvent *event, int fd) {
+static void enqueue(AgentLink *link, const LauncherEvent *event, const int *fds, size_t n_fds) {
         Queued *queued = link->n_queued < QUEUE_MAX ? new0(Queued) : NULL;
+        bool good = queued != NULL;
 
-        if (queued) {
+        if (queued)
                 queued->event = *event;
-                queued->fd = fd >= 0 ? dup(fd) : -EBADF;
+        for (size_t i = 0; i < n_fds && good; i++) {
+                queued->fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 0);
+                good = queued->fds[i] >= 0;
+                queued->n_fds += good;
         }
-        if (!queued || (fd >= 0 && queued->fd < 0)) {
-                free(queued);
+        if (!good) {
+                queued_free(queued);
                 agent_link_drop(link, "it does not read what it is told");
                 return;
         }
@@ -90,21 +100,27 @@ static void enqueue(AgentLink *link, const LauncherEvent *event, int fd) {
                 (void) sd_event_source_set_io_events(link->on_request, EPOLLIN | EPOLLOUT);
 }
 
-void agent_link_send(AgentLink *link, const LauncherEvent *event, int fd) {
+void agent_link_send_many(AgentLink *link, const LauncherEvent *event, const int *fds, size_t n_fds) {
         if (!agent_link_is_connected(link))
                 return;
-        int r = link->n_queued > 0 ? -EAGAIN : send_now(link, event, fd);
+        int r = link->n_queued > 0 ? -EAGAIN
+                                   : fd_send_with_fds(link->connection, event, sizeof(*event), fds, n_fds);
         if (r == -EAGAIN)
-                enqueue(link, event, fd);
+                enqueue(link, event, fds, n_fds);
         else if (r < 0)
                 agent_link_drop(link, strerrordesc_np(-r));
+}
+
+void agent_link_send(AgentLink *link, const LauncherEvent *event, int fd) {
+        agent_link_send_many(link, event, &fd, fd >= 0 ? 1 : 0);
 }
 
 static void flush(AgentLink *link) {
         Queued *queued;
 
         while ((queued = LIST_FIRST(Queued, queue, &link->queue))) {
-                int r = send_now(link, &queued->event, queued->fd);
+                int r = fd_send_with_fds(link->connection, &queued->event, sizeof(queued->event),
+                                         queued->fds, queued->n_fds);
                 if (r == -EAGAIN)
                         return;
                 if (r < 0) {
@@ -112,14 +128,26 @@ static void flush(AgentLink *link) {
                         return;
                 }
                 list_remove(&queued->queue);
-                close_fd(queued->fd);
-                free(queued);
+                queued_free(queued);
                 link->n_queued--;
         }
         (void) sd_event_source_set_io_events(link->on_request, EPOLLIN);
 }
 
 /* ---- requests */
+
+/* What environment a request is about; empty for others. */
+static const char *request_environment(const LauncherRequest *request) {
+        switch (request->op) {
+        case LAUNCHER_BUILD:
+                return request->build.environment;
+        case LAUNCHER_BUILD_STOP:
+        case LAUNCHER_ENVIRONMENT_REMOVE:
+                return request->environment.environment;
+        default:
+                return "";
+        }
+}
 
 static void refuse(AgentLink *link, const LauncherRequest *request, int error, const char *why) {
         LauncherEvent event = {
@@ -133,6 +161,9 @@ static void refuse(AgentLink *link, const LauncherRequest *request, int error, c
                 memcpy(event.task, request->task, sizeof(event.task));
         }
         (void) snprintf(event.refused.text, sizeof(event.refused.text), "%s", why);
+        if (request)
+                (void) snprintf(event.refused.environment, sizeof(event.refused.environment), "%.*s",
+                                ENVIRONMENT_NAME_MAX - 1, request_environment(request));
         log_debug_errno(error, "Refused a request: %s", why);
         agent_link_send(link, &event, -EBADF);
 }
@@ -192,6 +223,29 @@ static void set_pool(AgentLink *link, const LauncherRequest *request) {
         manager_kick(link->manager);
 }
 
+static void build(AgentLink *link, const LauncherRequest *request, int fd) {
+        const char *why = "The build cannot be started.";
+        int r = build_start(link->manager->builds, &request->build, fd, &why);
+
+        if (r < 0) {
+                close_fd(fd);
+                refuse(link, request, r, why);
+        }
+}
+
+static void stop_build(AgentLink *link, const LauncherRequest *request) {
+        if (!build_stop(link->manager->builds, request->environment.environment))
+                refuse(link, request, -ENOENT, "There is no such build.");
+}
+
+static void remove_environment(AgentLink *link, const LauncherRequest *request) {
+        const char *why = "The environment cannot be removed.";
+        int r = environment_remove(link->manager, request->environment.environment, &why);
+
+        if (r < 0)
+                refuse(link, request, r, why);
+}
+
 static void handle(AgentLink *link, const LauncherRequest *request, int *fds) {
         Attempt *attempt;
         int r;
@@ -211,6 +265,18 @@ static void handle(AgentLink *link, const LauncherRequest *request, int *fds) {
                 return;
         case LAUNCHER_POOL:
                 set_pool(link, request);
+                return;
+        case LAUNCHER_BUILD:
+                build(link, request, fds[0]);
+                return;
+        case LAUNCHER_BUILD_STOP:
+                stop_build(link, request);
+                return;
+        case LAUNCHER_ENVIRONMENTS:
+                environments_tell(link->manager);
+                return;
+        case LAUNCHER_ENVIRONMENT_REMOVE:
+                remove_environment(link, request);
                 return;
         default:
                 break;

@@ -14,6 +14,8 @@ DEFINE_CLEANUP(AgentLink, agent_link_free);
 /* Tells the agent, if there is one. fd stays the caller's; -EBADF: none. An agent that does not read is
  * dropped; it will ask LIST when it comes back. */
 void agent_link_send(AgentLink *link, const LauncherEvent *event, int fd);
+/* The same with up to two. */
+void agent_link_send_many(AgentLink *link, const LauncherEvent *event, const int *fds, size_t n_fds);
 /* Whether nothing waits for the agent to read. */
 bool agent_link_is_flushed(const AgentLink *link);
 void agent_link_drop(AgentLink *link, const char *why);

@@ -1,18 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "environment.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
+#include "agent-link.h"
+#include "build.h"
 #include "environment-name.h"
 #include "environment-stamp.h"
 #include "fd-util.h"
+#include "parse-util.h"
 #include "pythons.h"
 #include "sandbox-protocol.h"
 #include "settings.h"
+#include "time-util.h"
+#include "zygote.h"
 
 #define USED_FILE ".clupy-used" /* its time of modification */
 
@@ -90,4 +96,67 @@ void environment_touch(const char *name) {
                 open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY, 0644);
         if (fd >= 0)
                 (void) futimens(fd, NULL);
+}
+
+static unsigned count_zygotes(const Manager *manager, const char *name) {
+        unsigned n = 0;
+
+        LIST_FOREACH(Zygote, zygote, zygotes, &manager->zygotes)
+                n += streq(zygote->key.environment, name);
+        return n;
+}
+
+/* Returns 0, -ENOENT. */
+static int event_fill(const Manager *manager, const char *name, uint32_t op, LauncherEvent *ret) {
+        EnvironmentStamp stamp;
+        char path[192];
+        struct stat st;
+
+        if (environment_stamp_read(name, &stamp) < 0)
+                return -ENOENT;
+        *ret = (LauncherEvent){ .version = LAUNCHER_PROTOCOL_VERSION, .op = op };
+        (void) snprintf(ret->environment.environment, sizeof(ret->environment.environment), "%s", name);
+        COPY_TEXT(ret->environment.owner, stamp.owner);
+        COPY_TEXT(ret->environment.python, stamp.python);
+        ret->environment.bytes = stamp.bytes;
+        ret->environment.files = stamp.files;
+        ret->environment.built_at = stamp.built_at;
+        ret->environment.in_use = count_zygotes(manager, name);
+        (void) snprintf(path, sizeof(path), ENVIRONMENT_FOLDER "/%s/" USED_FILE, name);
+        if (lstat(path, &st) == 0)
+                ret->environment.used_at =
+                        (uint64_t) st.st_mtim.tv_sec * USEC_PER_SEC + (uint64_t) st.st_mtim.tv_nsec / 1000;
+        return 0;
+}
+
+void environments_tell(Manager *manager) {
+        const LauncherEvent end = { .version = LAUNCHER_PROTOCOL_VERSION, .op = LAUNCHER_ENVIRONMENTS_END };
+        DIR *listing = opendir(ENVIRONMENT_FOLDER);
+        LauncherEvent event;
+
+        for (struct dirent *entry; listing && (entry = readdir(listing));)
+                if (environment_name_is_valid(entry->d_name) &&
+                    event_fill(manager, entry->d_name, LAUNCHER_ENVIRONMENT, &event) >= 0)
+                        agent_link_send(manager->link, &event, -EBADF);
+        if (listing)
+                (void) closedir(listing);
+        agent_link_send(manager->link, &end, -EBADF);
+}
+
+int environment_remove(Manager *manager, const char *name, const char **ret_why) {
+        LauncherEvent event;
+        int r = event_fill(manager, name, LAUNCHER_ENVIRONMENT_REMOVED, &event);
+
+        if (r < 0) {
+                *ret_why = "The environment is not on this node.";
+                return r;
+        }
+        if (event.environment.in_use > 0) {
+                *ret_why = "The environment is in use.";
+                return -EBUSY;
+        }
+        r = builds_drop_environment(manager->builds, name);
+        if (r >= 0)
+                agent_link_send(manager->link, &event, -EBADF);
+        return r;
 }

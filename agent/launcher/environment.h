@@ -23,5 +23,12 @@ int environment_check(const LauncherKey *key, const char **ret_why);
 /* What is written in a built one. Returns 0, -ENOENT, -EBADMSG, -EPERM, -errno. */
 int environment_stamp_read(const char *name, EnvironmentStamp *ret);
 
+/* Tells the agent of all of them. */
+void environments_tell(Manager *manager);
+
+/* Removes a built one, and tells the agent. Returns 0, -ENOENT, -EBUSY while a zygote has it, -errno, with a
+ * sentence. */
+int environment_remove(Manager *manager, const char *name, const char **ret_why);
+
 /* Remembers that it is used now. */
 void environment_touch(const char *name);

@@ -2,11 +2,9 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <linux/capability.h>
-#include <net/if.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
-#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
@@ -35,13 +33,6 @@ static int mounts_make(const ZygoteRequest *request) {
         if (mkdir(WORK_FOLDER, 0700) < 0 || chown(WORK_FOLDER, request->uid, request->uid) < 0)
                 return -errno;
         return 0;
-}
-
-static int loopback_up(void) {
-        struct ifreq request = { .ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING };
-        _cleanup_(close_fdp) int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-
-        return fd < 0 || ioctl(fd, SIOCSIFFLAGS, &request) < 0 ? -errno : 0;
 }
 
 /* Kills and waits for all that is left. The kernel would do the first too when this process is killed, but

@@ -16,13 +16,12 @@
 
 #include "agent-link.h"
 #include "attempt.h"
+#include "build.h"
 #include "cgroup.h"
-#include "environment.h"
 #include "fd-util.h"
 #include "id.h"
 #include "log.h"
 #include "pair.h"
-#include "sandbox-protocol.h"
 #include "settings.h"
 #include "spawner.h"
 #include "sweep.h"
@@ -75,6 +74,7 @@ Manager *manager_free(Manager *manager) {
                 return NULL;
         upgrade_free(manager->upgrade);
         agent_link_free(manager->link);
+        builds_free(manager->builds);
         scope_bus_free(manager->bus);
         spawner_free(manager->spawner);
         sd_event_source_disable_unref(manager->linger_timer);
@@ -212,12 +212,12 @@ int manager_start(Manager *manager, const UpgradeState *state, Daemon *daemon) {
         r = cgroup_prepare();
         if (r < 0)
                 return log_error_errno(r, "Cannot make cgroups");
-        r = environments_prepare();
-        if (r < 0)
-                log_error_errno(r, "Cannot use %s, no environment can be built", STATE_FOLDER);
         r = spawner_attach(manager->spawner);
         if (r < 0)
                 return log_error_errno(r, "Cannot watch clupy-sandbox");
+        r = builds_new(manager, &manager->builds);
+        if (r < 0)
+                return log_oom();
         r = state ? upgrade_restore(manager, state, &what) : 0;
         if (r < 0)
                 return log_error_errno(r, "Cannot take over what was handed over: %s", what);
@@ -248,7 +248,8 @@ void manager_status(Manager *manager) {
 }
 
 static void exit_when_empty(Manager *manager) {
-        if (manager->stopping && manager->n_pairs == 0 && list_is_empty(&manager->zygotes))
+        if (manager->stopping && manager->n_pairs == 0 && list_is_empty(&manager->zygotes) &&
+            builds_are_over(manager->builds))
                 daemon_exit(manager->daemon, EXIT_SUCCESS);
 }
 
@@ -272,6 +273,7 @@ void manager_stop(Manager *manager) {
                         pair_discard(manager->pairs[i], "the launcher is stopping", 0);
         LIST_FOREACH(Zygote, zygote, zygotes, &manager->zygotes)
                 zygote_end(zygote, "the launcher is stopping");
+        builds_end_all(manager->builds, OUTCOME_INFRASTRUCTURE, "The launcher is stopping.");
         manager_kick(manager);
 }
 

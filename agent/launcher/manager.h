@@ -22,6 +22,7 @@ typedef struct Pair Pair;
 typedef struct Attempt Attempt;
 typedef struct AgentLink AgentLink;
 typedef struct Spawner Spawner;
+typedef struct Builds Builds;
 typedef struct Upgrade Upgrade;
 typedef struct UpgradeState UpgradeState;
 
@@ -48,6 +49,7 @@ struct Manager {
         ScopeBus *bus;
         Spawner *spawner;
         AgentLink *link;
+        Builds *builds;
 
         Hashmap *attempts; /* by "TASK-NUMBER" */
         ListLink zygotes;

@@ -75,8 +75,47 @@ static const char *stop_check(const LauncherStop *stop) {
         return NULL;
 }
 
+static const char *environment_name_check(const char *name) {
+        if (!text_is_padded(name, ENVIRONMENT_NAME_MAX) || !environment_name_is_valid(name))
+                return "The environment's name is not valid.";
+        /* Those that come with a Python are not built, and not removed. */
+        if (startswith(name, "python-") || startswith(name, "system-") || streq(name, "default"))
+                return "The environment is not one that is built.";
+        return NULL;
+}
+
+static const char *build_check(const LauncherBuild *build) {
+        const char *why = environment_name_check(build->environment);
+
+        if (why)
+                return why;
+        if (!text_is_padded(build->owner, sizeof(build->owner)) ||
+            (build->owner[0] && !owner_name_is_valid(build->owner)))
+                return "The owner's name is not valid.";
+        if (!text_is_padded(build->python, sizeof(build->python)) || !python_series_is_valid(build->python))
+                return "The Python is not valid.";
+        if (build->flags & ~(uint32_t) (BUILD_FLAG_RESOLVE | BUILD_FLAG_INDEX))
+                return "The flags are not valid.";
+        if (build->memory_max < REQUEST_MEMORY_MIN || build->memory_max > REQUEST_BYTES_MAX)
+                return "The memory limit is out of bounds.";
+        if (build->cpu_quota_usec < REQUEST_CPU_QUOTA_MIN || build->cpu_quota_usec > REQUEST_CPU_QUOTA_MAX)
+                return "The CPU quota is out of bounds.";
+        if (build->tasks_max < REQUEST_BUILD_TASKS_MIN || build->tasks_max > REQUEST_TASKS_MAX)
+                return "The number of processes is out of bounds.";
+        if (build->timeout_usec < 1 || build->timeout_usec > REQUEST_DURATION_MAX)
+                return "The time limit is out of bounds.";
+        if (build->disk_max < REQUEST_BUILD_DISK_MIN || build->disk_max > REQUEST_BYTES_MAX ||
+            build->files_max < 1 || build->files_max > REQUEST_BUILD_FILES_MAX)
+                return "The limit of the disk is out of bounds.";
+        return NULL;
+}
+
 static const char *lease_check(uint64_t until_usec) {
         return until_usec > REQUEST_DURATION_MAX ? "The lease is out of bounds." : NULL;
+}
+
+static size_t fds_of(uint32_t op) {
+        return op == LAUNCHER_START ? 2 : op == LAUNCHER_BUILD ? 1 : 0;
 }
 
 int request_check(const void *packet, size_t size, size_t n_fds, const char **ret_why) {
@@ -91,7 +130,7 @@ int request_check(const void *packet, size_t size, size_t n_fds, const char **re
                 *ret_why = "The protocol's version is another one.";
                 return -EPROTONOSUPPORT;
         }
-        if (n_fds != (request.op == LAUNCHER_START ? 2 : 0) || request.reserved != 0)
+        if (n_fds != fds_of(request.op) || request.reserved != 0)
                 return -EBADMSG;
 
         switch (request.op) {
@@ -112,6 +151,15 @@ int request_check(const void *packet, size_t size, size_t n_fds, const char **re
                 why = key_check(&request.pool.key);
                 if (!why && request.pool.count > REQUEST_POOL_MAX)
                         why = "The number of waiting pairs is out of bounds.";
+                break;
+        case LAUNCHER_BUILD:
+                why = build_check(&request.build);
+                break;
+        case LAUNCHER_BUILD_STOP:
+        case LAUNCHER_ENVIRONMENT_REMOVE:
+                why = environment_name_check(request.environment.environment);
+                break;
+        case LAUNCHER_ENVIRONMENTS:
                 break;
         default:
                 return -EBADMSG;

@@ -14,6 +14,9 @@
 #define REQUEST_CPUS_MAX 4096u
 #define REQUEST_DURATION_MAX (UINT64_C(100) * 366 * 86400 * 1000000)
 #define REQUEST_POOL_MAX 64u
+#define REQUEST_BUILD_TASKS_MIN 4u /* two of them are the launcher's own */
+#define REQUEST_BUILD_DISK_MIN (UINT64_C(1) << 20)
+#define REQUEST_BUILD_FILES_MAX UINT64_C(100000000)
 
 /* Is a packet of that size with that many file descriptors a request within all bounds? Reads nothing but
  * the packet. Returns 0, -EBADMSG (size, operation, number of fds), -EPROTONOSUPPORT (version), -EINVAL with

@@ -119,10 +119,7 @@ static void drop_capabilities(void) {
 
         if (SANDBOX_IS_OFF)
                 return;
-        for (int capability = 0; capability < 64; capability++)
-                if (!(kept & CAPABILITY_BIT(capability)) && prctl(PR_CAPBSET_DROP, capability) < 0 &&
-                    errno != EINVAL)
-                        fail(-errno, "bounding set");
+        check(capabilities_bound(kept), "bounding set");
         CHECK_ERRNO(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs");
         check(capabilities_set(kept), "zygote's capabilities");
 }

@@ -2,15 +2,18 @@
 #include <errno.h>
 #include <grp.h>
 #include <linux/capability.h>
+#include <net/if.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "fd-util.h"
 #include "sandbox.h"
 
 static char *title;
@@ -63,6 +66,21 @@ int capabilities_raise(void) {
 int identity_set(uid_t id) {
         if (setgroups(0, NULL) < 0 || setresgid(id, id, id) < 0 || setresuid(id, id, id) < 0)
                 return -errno;
+        return 0;
+}
+
+int loopback_up(void) {
+        struct ifreq request = { .ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING };
+        _cleanup_(close_fdp) int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+        return fd < 0 || ioctl(fd, SIOCSIFFLAGS, &request) < 0 ? -errno : 0;
+}
+
+int capabilities_bound(uint64_t kept) {
+        for (int capability = 0; capability < 64; capability++)
+                if (!(kept & CAPABILITY_BIT(capability)) && prctl(PR_CAPBSET_DROP, capability) < 0 &&
+                    errno != EINVAL)
+                        return -errno;
         return 0;
 }
 

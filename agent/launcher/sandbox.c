@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "sandbox.h"
 
+#include <errno.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
@@ -10,10 +11,19 @@
 #include "fd-util.h"
 #include "sandbox-switch.h"
 
+static const struct {
+        const char *name;
+        void (*main)(void);
+} roles[_SPAWN_KIND_MAX] = {
+        [SPAWN_ZYGOTE] = { "stage", stage_main },
+        [SPAWN_BUILD] = { "build", build_main },
+        [SPAWN_REMOVER] = { "remove", remover_main },
+};
+
 /* A fresh exec, so that what runs in the hostile program's namespaces shares no address layout with another.
  */
-_noreturn_ static void exec_stage(int socket) {
-        char *const arguments[] = { (char *) "clupy-sandbox", (char *) "stage", NULL };
+_noreturn_ static void exec_stage(SpawnKind kind, int socket) {
+        char *const arguments[] = { (char *) "clupy-sandbox", (char *) roles[kind].name, NULL };
         char *const variables[] = { NULL };
         int kept[] = { socket };
 
@@ -46,10 +56,14 @@ _noreturn_ static void spawner_main(void) {
                         exec_again();
                         continue;
                 }
-                pid_t pid = sandbox_clone(CLONE_PARENT | CLONE_NEWNS, &pidfd);
+                pid_t pid = request.kind < _SPAWN_KIND_MAX
+                                    ? sandbox_clone(CLONE_PARENT | CLONE_NEWNS, &pidfd)
+                                    : -EINVAL;
                 if (pid == 0)
-                        exec_stage(socket);
-                SpawnReply reply = { .slot = request.slot, .error = pid < 0 ? (int32_t) pid : 0 };
+                        exec_stage(request.kind, socket);
+                SpawnReply reply = { .slot = request.slot,
+                                     .kind = request.kind,
+                                     .error = pid < 0 ? (int32_t) pid : 0 };
                 if (message_send(SANDBOX_CONTROL_FD, &reply, sizeof(reply), &pidfd, pid > 0 ? 1 : 0) < 0)
                         _exit(EXIT_FAILURE);
                 close_fd(pidfd);
@@ -62,8 +76,9 @@ int main(int argc, char *argv[]) {
                 sandbox_title_prepare(argc, argv);
         if (argc == 2 && streq(argv[1], "spawner"))
                 spawner_main();
-        if (argc == 2 && streq(argv[1], "stage"))
-                stage_main();
+        for (size_t i = 0; argc == 2 && i < ELEMENTSOF(roles); i++)
+                if (streq(argv[1], roles[i].name))
+                        roles[i].main();
         static const char message[] = SANDBOX_PROGRAM " is started by its launcher alone\n";
         (void) !write(STDERR_FILENO, message, sizeof(message) - 1);
         return EXIT_FAILURE;

@@ -46,7 +46,14 @@ typedef struct ViewMount {
  * -errno with *ret_what. */
 int view_make(const ViewMount *mounts, size_t n_mounts, const char **ret_what);
 
+/* Brings lo up, in a network namespace of one's own. Returns 0, -errno. */
+int loopback_up(void);
+/* Takes all capabilities but these out of the bounding set. Returns 0, -errno. */
+int capabilities_bound(uint64_t kept);
+
 _noreturn_ void stage_main(void);
+_noreturn_ void build_main(void);
+_noreturn_ void remover_main(void);
 _noreturn_ void anchor_main(int socket, int launcher);
 _noreturn_ void builder_main(int socket, bool host_network);
 _noreturn_ void init_main(int socket, const ZygoteRequest *request, bool host_network);

@@ -15,7 +15,7 @@
 enum {
         UID_START_DEFAULT = 1879048192, /* above what systemd and the distributions hand out */
         UID_COUNT_DEFAULT = 65536,
-        UIDS_PER_ZYGOTE_MIN = 16,
+        UIDS_PER_ZYGOTE_MIN = 8, /* clupy-policyc asks for more */
         ZYGOTES_MAX_DEFAULT = 32,
 };
 
@@ -36,9 +36,13 @@ void settings_default(LauncherSettings *ret) {
                 ret->node[0] = '\0';
 }
 
+uint32_t settings_zygote_uids(const LauncherSettings *settings) {
+        return (settings->uid_count - UIDS_FOR_BUILDS) / settings->zygotes_max;
+}
+
 int settings_check(const LauncherSettings *s) {
         if (s->zygotes_max < 1 || s->zygotes_max > 4096 || s->uid_start < 65536 ||
-            s->uid_count / s->zygotes_max < UIDS_PER_ZYGOTE_MIN ||
+            s->uid_count < UIDS_FOR_BUILDS || settings_zygote_uids(s) < UIDS_PER_ZYGOTE_MIN ||
             s->uid_start > UINT32_MAX - 1 - s->uid_count)
                 return -EINVAL;
         if (s->default_memory_max < REQUEST_MEMORY_MIN || s->default_memory_max > REQUEST_BYTES_MAX ||

@@ -10,6 +10,14 @@
 /* Fills in the defaults. */
 void settings_default(LauncherSettings *ret);
 
+enum {
+        BUILDS_MAX = 4,                   /* that run at one time */
+        UIDS_FOR_BUILDS = 2 * BUILDS_MAX, /* the last ones of the range */
+};
+
+/* The number of uids of each zygote. */
+uint32_t settings_zygote_uids(const LauncherSettings *settings);
+
 /* Are all figures within their bounds? Returns 0, -EINVAL. */
 int settings_check(const LauncherSettings *settings);
 

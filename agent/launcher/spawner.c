@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "build-config.h"
+#include "build.h"
 #include "fd-util.h"
 #include "log.h"
 #include "message-socket.h"
@@ -113,6 +114,10 @@ static int on_reply(sd_event_source *source, int fd, uint32_t events, void *user
         }
         if (n_fds == 0)
                 pidfd = -EBADF;
+        if (reply.kind != SPAWN_ZYGOTE) {
+                builds_process_made(manager->builds, (SpawnKind) reply.kind, reply.slot, reply.error, pidfd);
+                return 0;
+        }
         Zygote *zygote =
                 reply.slot < manager->settings.zygotes_max ? manager->zygote_slots[reply.slot] : NULL;
         if (zygote)
@@ -148,10 +153,10 @@ int spawner_attach(Spawner *spawner) {
         return r;
 }
 
-int spawner_order(Spawner *spawner, unsigned slot, int stage_socket) {
-        const SpawnRequest request = { .slot = slot };
+int spawner_order(Spawner *spawner, SpawnKind kind, unsigned slot, int socket) {
+        const SpawnRequest request = { .slot = slot, .kind = (uint32_t) kind };
 
-        return fd_send_with_fds(spawner->socket, &request, sizeof(request), &stage_socket, 1);
+        return fd_send_with_fds(spawner->socket, &request, sizeof(request), &socket, 1);
 }
 
 void spawner_renew(Spawner *spawner) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "manager.h"
+#include "sandbox-protocol.h"
 
 /* clupy-sandbox as the maker of stages. It is started before the launcher's own filter. Returns 0, -errno.
  */
@@ -19,5 +20,6 @@ pid_t spawner_pid(const Spawner *spawner);
 /* Its death ends the launcher: no zygote could be made any more. */
 int spawner_attach(Spawner *spawner);
 
-/* Orders a stage for that zygote; zygote_stage_made() is called when it is there. Returns 0, -errno. */
-int spawner_order(Spawner *spawner, unsigned slot, int stage_socket);
+/* Orders a process of that kind, of which socket is one end; zygote_stage_made() or builds_process_made() is
+ * called with the slot when it is there. Returns 0, -errno. */
+int spawner_order(Spawner *spawner, SpawnKind kind, unsigned slot, int socket);

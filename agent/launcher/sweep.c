@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "build.h"
 #include "cgroup.h"
 #include "journal-stream.h"
 #include "log.h"
@@ -32,7 +33,7 @@ static bool unit_is_known(const char *unit, void *userdata) {
         LIST_FOREACH(Zygote, zygote, zygotes, &manager->zygotes)
                 if (streq(zygote->scope.name, unit))
                         return true;
-        return false;
+        return builds_have_unit(manager->builds, unit);
 }
 
 static int stop_units(Manager *manager, const char *pattern) {
@@ -61,6 +62,8 @@ int sweep_start(Manager *manager) {
         r = stop_units(manager, "clupy-task-*.scope");
         if (r >= 0)
                 r = stop_units(manager, "clupy-zygote-*.scope");
+        if (r >= 0)
+                r = stop_units(manager, "clupy-build-*.scope");
         journal_fields_sweep("clupy-task-", unit_is_known, manager);
         return r;
 }
@@ -86,7 +89,7 @@ bool sweep_is_ordered(Manager *manager, pid_t pid) {
         LIST_FOREACH(Zygote, zygote, zygotes, &manager->zygotes)
                 if (zygote_owns_pid(zygote, pid))
                         return true;
-        return false;
+        return builds_own_pid(manager->builds, pid);
 }
 
 static bool was_seen(const Manager *manager, pid_t pid) {

@@ -143,7 +143,7 @@ static bool manager_is_good(const ManagerRecord *m) {
 }
 
 static bool zygote_is_good(const ZygoteRecord *z, const LauncherSettings *settings) {
-        const uint32_t count = settings->uid_count / settings->zygotes_max;
+        const uint32_t count = settings_zygote_uids(settings);
 
         if (!key_is_good(&z->key) || z->state >= _ZYGOTE_STATE_MAX || z->slot >= settings->zygotes_max ||
             z->flags >= _ZYGOTE_FLAGS_END || !scope_is_good(z->scope_state) || z->uid_count != count ||

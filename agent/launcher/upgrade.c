@@ -17,6 +17,7 @@
 
 #include "agent-link.h"
 #include "attempt.h"
+#include "build.h"
 #include "fd-util.h"
 #include "lease.h"
 #include "log.h"
@@ -261,7 +262,8 @@ static int on_round(sd_event_source *source, void *userdata) {
                 give_up(manager, -ECANCELED, "it is stopping");
                 return 0;
         }
-        if (!scope_bus_is_quiet(manager->bus) || !agent_link_is_flushed(manager->link))
+        if (!builds_are_over(manager->builds) || !scope_bus_is_quiet(manager->bus) ||
+            !agent_link_is_flushed(manager->link))
                 return 0;
         int r = execute(manager);
         give_up(manager, r, "it cannot be");
@@ -291,6 +293,7 @@ void upgrade_begin(Manager *manager) {
         if (r >= 0)
                 r = program_check();
         if (r >= 0) {
+                builds_end_all(manager->builds, OUTCOME_INFRASTRUCTURE, "The launcher is being upgraded.");
                 upgrade->begun_usec = now_usec(CLOCK_MONOTONIC);
                 r = sd_event_add_post(manager->event, &upgrade->on_quiet, on_round, manager);
         }

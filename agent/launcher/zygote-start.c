@@ -2,6 +2,7 @@
 #include "zygote-start.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <signal.h>
@@ -11,12 +12,14 @@
 #include <sys/pidfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include "environment.h"
 #include "fd-util.h"
 #include "journal-stream.h"
 #include "log.h"
 #include "pair.h"
+#include "parse-util.h"
 #include "pythons.h"
 #include "sandbox-protocol.h"
 #include "sandbox-switch.h"
@@ -37,8 +40,7 @@ enum {
 };
 #define ZYGOTE_MEMORY_MAX (UINT64_C(4) << 30)
 
-/* One of a policy's two filters as a sealed memfd. */
-static int filter_open(const char *policy, const char *which) {
+int filter_open(const char *policy, const char *which) {
         char path[128];
         _cleanup_(freep) void *buffer = malloc(FILTER_SIZE_MAX);
         int r;
@@ -102,7 +104,7 @@ int zygote_start(Zygote *zygote) {
                 return zygote->child_fds[2];
         r = sd_event_add_time_relative(manager->event, &zygote->start_timer, CLOCK_MONOTONIC,
                                        START_TIMEOUT_SEC * USEC_PER_SEC, 0, on_start_late, zygote);
-        return r < 0 ? r : spawner_order(manager->spawner, zygote->slot, stage);
+        return r < 0 ? r : spawner_order(manager->spawner, SPAWN_ZYGOTE, zygote->slot, stage);
 }
 
 static void drop_children_fds(Zygote *zygote) {
@@ -259,6 +261,21 @@ static void take_ready(Zygote *zygote) {
         zygote_set_state(zygote, ZYGOTE_WARM);
 }
 
+/* A line of what it says is wrong with its environment: a stranger's words. */
+static void take_words(Zygote *zygote, int fd) {
+        char *words = zygote->words;
+
+        /* Only of memory is it sure that it does not have one wait. */
+        ssize_t n = fcntl(fd, F_GET_SEALS) < 0 ? -1 : pread(fd, words, sizeof(zygote->words) - 1, 0);
+        words[MAX(n, (ssize_t) 0)] = '\0';
+        words[strcspn(words, "\r\n")] = '\0';
+        for (char *c = words; *c; c++)
+                if ((unsigned char) *c < ' ' || *c == 127)
+                        *c = ' ';
+        while (!utf8_is_valid(words, strlen(words))) /* cut within a character */
+                words[strlen(words) - 1] = '\0';
+}
+
 static int on_zygote_message(sd_event_source *source, int fd, uint32_t events, void *userdata) {
         Zygote *zygote = userdata;
         ZygoteReply reply;
@@ -282,12 +299,22 @@ static int on_zygote_message(sd_event_source *source, int fd, uint32_t events, v
                 take_ready(zygote);
                 return 0;
         }
+        if (reply.op == ZYGOTE_BROKEN && pidfd >= 0 && zygote->state == ZYGOTE_STARTING) {
+                take_words(zygote, pidfd);
+                close_fd(pidfd);
+                return 0;
+        }
         Pair *pair = reply.op == ZYGOTE_MADE ? pair_of_reply(zygote, reply.slot) : NULL;
         if (pair && pair->task_ordered && pair->task_pidfd < 0)
                 pair_task_made(pair, reply.error, pidfd);
         else
                 close_fd(pidfd); /* a lie; a child that nobody ordered is found by the sweep */
         return 0;
+}
+
+void zygote_hear(Zygote *zygote) {
+        if (zygote->on_zygote)
+                (void) on_zygote_message(zygote->on_zygote, zygote->zygote_socket, EPOLLIN, zygote);
 }
 
 static int on_builder_message(sd_event_source *source, int fd, uint32_t events, void *userdata) {

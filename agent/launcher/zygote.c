@@ -14,6 +14,7 @@
 #include "log.h"
 #include "pair.h"
 #include "reason.h"
+#include "settings.h"
 #include "time-util.h"
 #include "verify.h"
 #include "zygote-protocol.h"
@@ -158,7 +159,7 @@ void zygotes_collect(Manager *manager) {
 static int on_process_exit(sd_event_source *source, int fd, uint32_t events, void *userdata) {
         Zygote *zygote = userdata;
         siginfo_t information = {};
-        char why[96], name[32];
+        char why[128], name[32];
         int which = 0;
 
         while (which < _ZYGOTE_PROCESS_MAX && zygote->pidfds[which] != fd)
@@ -181,6 +182,11 @@ static int on_process_exit(sd_event_source *source, int fd, uint32_t events, voi
                                         : (snprintf(name, sizeof(name), "%d", information.si_status), name));
                 zygote->environment_broken = which == ZYGOTE_PROCESS_ZYGOTE && !by_signal &&
                                              information.si_status == ZYGOTE_EXIT_ENVIRONMENT;
+                if (zygote->environment_broken && zygote->state == ZYGOTE_STARTING) {
+                        zygote_hear(zygote);
+                        if (zygote->words[0])
+                                (void) snprintf(why, sizeof(why), "%s", zygote->words);
+                }
                 /* Tasks that run need neither the zygote nor the builder. */
                 if ((which == ZYGOTE_PROCESS_ZYGOTE || which == ZYGOTE_PROCESS_BUILDER) &&
                     zygote->state != ZYGOTE_STARTING) {
@@ -267,7 +273,7 @@ int zygote_get(Manager *manager, const LauncherKey *key, Zygote **ret) {
                         .manager = manager,
                         .key = *key,
                         .slot = (unsigned) slot,
-                        .uid_count = settings->uid_count / settings->zygotes_max,
+                        .uid_count = settings_zygote_uids(settings),
                         .stage_socket = -EBADF,
                         .builder_socket = -EBADF,
                         .zygote_socket = -EBADF,

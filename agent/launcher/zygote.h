@@ -35,6 +35,7 @@ struct Zygote {
         char token[17];
         char why[128]; /* it is dead */
         bool environment_broken;
+        char words[128]; /* of what is broken in its environment */
 
         Scope scope;
         pid_t pids[_ZYGOTE_PROCESS_MAX];

@@ -8,14 +8,42 @@
 
 #include "build-config.h"
 #include "fd-util.h"
+#include "message-socket.h"
 #include "zygote-python.h"
 
 static PyObject *runtime; /* the module clupy._task */
 
+/* To the launcher, which tells those whose tasks wait for this environment. */
+static void words_send(const char *words) {
+        const ZygoteReply reply = { .op = ZYGOTE_BROKEN };
+        int fd = memfd_new_sealed("clupy-words", words, strlen(words));
+
+        if (fd >= 0)
+                (void) message_send(ZYGOTE_CONTROL_FD, &reply, sizeof(reply), &fd, 1);
+        close_fd(fd);
+}
+
+static void exception_send(void) {
+        PyObject *type, *value, *traceback;
+
+        PyErr_Fetch(&type, &value, &traceback);
+        PyErr_NormalizeException(&type, &value, &traceback);
+        PyObject *text = value ? PyObject_Str(value) : NULL;
+        const char *words = text ? PyUnicode_AsUTF8(text) : NULL;
+        if (words)
+                words_send(words);
+        PyErr_Clear();
+        Py_XDECREF(text);
+        PyErr_Restore(type, value, traceback);
+}
+
 _Noreturn static void give_up(const char *what) {
         (void) fprintf(stderr, "clupy-zygote: %s\n", what);
-        if (PyErr_Occurred())
+        if (PyErr_Occurred()) {
+                exception_send();
                 PyErr_Print();
+        } else
+                words_send(what);
         (void) fflush(stderr);
         _exit(ZYGOTE_EXIT_ENVIRONMENT);
 }

@@ -25,6 +25,7 @@ typedef enum ZygoteOp {
         TASK_PROGRESS,    /* ← task */
         TASK_DISK, /* ← task: as TASK_EXCEPTION, of one that /tmp or /dev/shm had no room for; detail: which
                     */
+        ZYGOTE_BROKEN, /* ← zygote, before it ends with ZYGOTE_EXIT_ENVIRONMENT; fd: why, in words */
 } ZygoteOp;
 
 enum {

@@ -80,6 +80,7 @@ def prepare() -> None:
     _streams_prepare()
     _limit_threads(1)  # a package that starts threads while it is imported makes the zygote useless
     _preimport()
+    _preload()
     # A lambda travels by value, as most functions of users do.
     _rehearsal[:] = [_payload.dumps(lambda a, b: {str(i): a * b for i in range(8)}),
                      _join(_payload.encode(((1,), {"b": 2.0}, {"retry_on": ()})))]
@@ -142,6 +143,23 @@ def _preimport() -> None:
                 importlib.import_module(name)
             except BaseException as error:  # a package's SystemExit is not ours
                 print(f"{file}: {name} cannot be imported: {error!r}", file=sys.stderr)
+
+
+def _preload() -> None:
+    """Imports what the environment's manifest names, a module a line in a file of the environment. Raises ImportError when
+    one cannot be imported: then no task could do with the environment what it is for."""
+    if sys.prefix == sys.base_prefix:
+        return
+    try:
+        with open(os.path.join(sys.prefix, "preload"), encoding="utf-8") as lines:
+            names = lines.read().split()
+    except FileNotFoundError:
+        return
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except BaseException as error:
+            raise ImportError(f"preloading {name}: {type(error).__name__}: {error}") from error
 
 
 def _join(buffers: List[_payload.Buffer]) -> bytes:

@@ -30,8 +30,21 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
                         CHECK(!strchr(request.start.key.policy, '/') && request.start.key.policy[0]);
                         CHECK(request.start.memory_max >= REQUEST_MEMORY_MIN &&
                               request.start.tasks_max >= 1);
-                } else
+                } else if (request.op == LAUNCHER_BUILD) {
+                        CHECK(data[0] % 4 == 1);
+                        CHECK(environment_name_is_valid(request.build.environment));
+                        CHECK(!strpbrk(request.build.environment, "/."));
+                        CHECK(!request.build.owner[0] || owner_name_is_valid(request.build.owner));
+                        CHECK(python_series_is_valid(request.build.python));
+                        CHECK(request.build.disk_max >= REQUEST_BUILD_DISK_MIN &&
+                              request.build.files_max >= 1);
+                } else {
                         CHECK(data[0] % 4 == 0);
+                        if (request.op == LAUNCHER_BUILD_STOP || request.op == LAUNCHER_ENVIRONMENT_REMOVE) {
+                                CHECK(environment_name_is_valid(request.environment.environment));
+                                CHECK(!strpbrk(request.environment.environment, "/."));
+                        }
+                }
         }
         free(packet);
         return 0;

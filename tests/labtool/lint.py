@@ -180,7 +180,7 @@ def _tidy() -> None:
             return "" if result.returncode == 0 else result.stdout
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            found = "".join(pool.map(tidy, [each for each in sources if "/build" not in each
+            found = "".join(pool.map(tidy, [each for each in sources if "/build/" not in each
                                             and "/tests/" not in each]))
     if found:
         raise LabError(f"clang-tidy:\n{_errors(found)}")

@@ -35,6 +35,10 @@ class Op(enum.IntEnum):
     RELEASE = 5
     LEASE = 6
     POOL = 7
+    BUILD = 8
+    BUILD_STOP = 9
+    ENVIRONMENTS = 10
+    ENVIRONMENT_REMOVE = 11
     WELCOME = 64
     LIST_END = 65
     STARTED = 66
@@ -43,6 +47,11 @@ class Op(enum.IntEnum):
     THAWED = 69
     ENDED = 70
     REFUSED = 71
+    BUILD_STARTED = 72
+    BUILD_ENDED = 73
+    ENVIRONMENT = 74
+    ENVIRONMENTS_END = 75
+    ENVIRONMENT_REMOVED = 76
 
 
 class Outcome(enum.IntEnum):
@@ -97,8 +106,20 @@ class _Pool(ctypes.Structure):
     _fields_ = [("key", _Key), ("count", ctypes.c_uint32)]
 
 
+class _Build(ctypes.Structure):
+    _fields_ = [("environment", ctypes.c_char * 64), ("owner", ctypes.c_char * 64), ("python", ctypes.c_char * 16),
+                ("flags", ctypes.c_uint32), ("tasks_max", ctypes.c_uint32),
+                *((name, ctypes.c_uint64) for name in ("memory_max", "cpu_quota_usec", "timeout_usec", "disk_max",
+                                                       "files_max"))]
+
+
+class _Environment(ctypes.Structure):
+    _fields_ = [("environment", ctypes.c_char * 64)]
+
+
 class _RequestUnion(ctypes.Union):
-    _fields_ = [("start", _Start), ("stop", _Stop), ("lease", _Lease), ("pool", _Pool)]
+    _fields_ = [("start", _Start), ("stop", _Stop), ("lease", _Lease), ("pool", _Pool), ("build", _Build),
+                ("environment", _Environment)]
 
 
 class _Request(ctypes.Structure):
@@ -135,11 +156,24 @@ class _Progress(ctypes.Structure):
 
 
 class _Refused(ctypes.Structure):
-    _fields_ = [("text", ctypes.c_char * 256)]
+    _fields_ = [("text", ctypes.c_char * 256), ("environment", ctypes.c_char * 64)]
+
+
+class _EnvironmentEvent(ctypes.Structure):
+    _fields_ = [("environment", ctypes.c_char * 64), ("owner", ctypes.c_char * 64), ("python", ctypes.c_char * 16),
+                ("unit", ctypes.c_char * 64), *((name, ctypes.c_uint64) for name in ("bytes", "files", "built_at", "used_at")),
+                ("in_use", ctypes.c_uint32), ("reserved", ctypes.c_uint32)]
+
+
+class _BuildEnded(ctypes.Structure):
+    _fields_ = [("environment", ctypes.c_char * 64), ("outcome", ctypes.c_uint32), ("status", ctypes.c_int32),
+                *((name, ctypes.c_uint64) for name in ("limit", "bytes", "files", "run_usec", "cpu_usec")),
+                ("detail", ctypes.c_char * 128)]
 
 
 class _EventUnion(ctypes.Union):
-    _fields_ = [("welcome", _Welcome), ("info", _Info), ("progress", _Progress), ("refused", _Refused)]
+    _fields_ = [("welcome", _Welcome), ("info", _Info), ("progress", _Progress), ("refused", _Refused),
+                ("environment", _EnvironmentEvent), ("build_ended", _BuildEnded)]
 
 
 class _Event(ctypes.Structure):
@@ -174,6 +208,11 @@ class Event:
     seals: int = 0
     instance: str = ""
     cgroup_v2: bool = False
+    environment: str = ""
+    figures: dict[str, Any] = field(default_factory=dict)  # of an environment or a build
+    log: str = ""  # of a build
+    report: bytes = b""
+    socket: socket.socket | None = None  # a build's, for the index
 
     @property
     def value(self) -> Any:
@@ -215,6 +254,38 @@ class Client:
     def send(self, data: bytes, fds: tuple[int, ...] = ()) -> None:
         control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         self.socket.sendmsg([data], control)
+
+    def build(self, name: str, order: bytes = b"{}", owner: str = "", python: str = "3.11", resolve: bool = False,
+              index: bool = False, memory_max: int = 256 * MIB, cpu_quota_usec: int = 2_000_000, tasks_max: int = 64,
+              timeout_usec: int = 60_000_000, disk_max: int = 256 * MIB, files_max: int = 20_000, seal: bool = True) -> None:
+        """Orders a build."""
+        build = _Build(environment=name.encode(), owner=owner.encode(), python=python.encode(),
+                       flags=int(resolve) | int(index) << 1, tasks_max=tasks_max, memory_max=memory_max,
+                       cpu_quota_usec=cpu_quota_usec, timeout_usec=timeout_usec, disk_max=disk_max, files_max=files_max)
+        fd = _sealed([order]) if seal else os.memfd_create("order")
+        try:
+            self.request(Op.BUILD, fds=(fd,), build=build)
+        finally:
+            os.close(fd)
+
+    def build_stop(self, name: str) -> None:
+        self.request(Op.BUILD_STOP, environment=_Environment(environment=name.encode()))
+
+    def build_end(self, name: str, timeout: float = 120.0) -> Event:
+        """Waits for the end of a build, or its refusal."""
+        return self.wait_for(lambda e: e.environment == name and e.op in (Op.BUILD_ENDED, Op.REFUSED), timeout)
+
+    def environments(self) -> dict[str, Event]:
+        self.request(Op.ENVIRONMENTS)
+        found: dict[str, Event] = {}
+        while (event := self.wait_for(lambda e: e.op in (Op.ENVIRONMENT, Op.ENVIRONMENTS_END))).op == Op.ENVIRONMENT:
+            found[event.environment] = event
+        return found
+
+    def environment_remove(self, name: str) -> Event:
+        """Returns the answer."""
+        self.request(Op.ENVIRONMENT_REMOVE, environment=_Environment(environment=name.encode()))
+        return self.wait_for(lambda e: e.environment == name and e.op in (Op.ENVIRONMENT_REMOVED, Op.REFUSED))
 
     def receive(self, timeout: float = 60.0) -> Event:
         """The next message. Raises TimeoutError, ConnectionError."""
@@ -324,6 +395,22 @@ def _event(raw: _Event, fds: list[int]) -> Event:
         event.cgroup_v2 = bool(raw.u.welcome.cgroup_v2)
     elif op == Op.REFUSED:
         event.text = text(raw.u.refused.text)
+        event.environment = text(raw.u.refused.environment)
+    elif op in (Op.BUILD_STARTED, Op.ENVIRONMENT, Op.ENVIRONMENT_REMOVED):
+        about = raw.u.environment
+        event.environment, event.unit = text(about.environment), text(about.unit)
+        event.figures = {"owner": text(about.owner), "python": text(about.python), "bytes": about.bytes, "files": about.files,
+                         "built_at": about.built_at, "used_at": about.used_at, "in_use": about.in_use}
+        if fds:
+            event.socket = socket.socket(fileno=os.dup(fds[0]))
+    elif op == Op.BUILD_ENDED:
+        ended = raw.u.build_ended
+        event.environment, event.outcome, event.status = text(ended.environment), Outcome(ended.outcome), ended.status
+        event.limit, event.detail = ended.limit, text(ended.detail)
+        event.figures = {name: getattr(ended, name) for name in ("bytes", "files", "run_usec", "cpu_usec")}
+        assert all(fcntl.fcntl(fd, F_GET_SEALS) == ALL_SEALS for fd in fds)
+        parts = [os.pread(fd, 4 * MIB, 0) for fd in fds] + [b"", b""]
+        event.log, event.report = text(parts[0]), parts[1]
     elif op == Op.PROGRESS:
         event.done, event.total, event.text = raw.u.progress.done, raw.u.progress.total, text(raw.u.progress.note)
     elif op in (Op.STARTED, Op.FROZEN, Op.THAWED, Op.ENDED):

@@ -150,6 +150,94 @@ static void stop_lease_and_pool(void **state) {
         assert_int_equal(check(&request, 0), -EINVAL);
 }
 
+static LauncherRequest good_build(void) {
+        LauncherRequest request = {
+                .version = LAUNCHER_PROTOCOL_VERSION,
+                .op = LAUNCHER_BUILD,
+                .build = { .environment = "0123456789abcdef0123456789abcdef01234567",
+                           .owner = "alice",
+                           .python = "3.11",
+                           .flags = BUILD_FLAG_INDEX,
+                           .tasks_max = 256,
+                           .memory_max = GIB(2),
+                           .cpu_quota_usec = 1000000,
+                           .timeout_usec = 900000000,
+                           .disk_max = GIB(10),
+                           .files_max = 500000 },
+        };
+        return request;
+}
+
+#define BUILD_REFUSED(field, value)                                                                         \
+        do {                                                                                                \
+                LauncherRequest bad = good_build();                                                         \
+                bad.build.field = (value);                                                                  \
+                assert_int_equal(check(&bad, 1), -EINVAL);                                                  \
+        } while (false)
+
+static void builds(void **state) {
+        static const struct {
+                size_t offset, size;
+                const char *text;
+        } bad_texts[] = {
+                { offsetof(LauncherRequest, build.environment), ENVIRONMENT_NAME_MAX, "" },
+                { offsetof(LauncherRequest, build.environment), ENVIRONMENT_NAME_MAX, ".." },
+                { offsetof(LauncherRequest, build.environment), ENVIRONMENT_NAME_MAX, "a/b" },
+                { offsetof(LauncherRequest, build.environment), ENVIRONMENT_NAME_MAX, "default" },
+                { offsetof(LauncherRequest, build.environment), ENVIRONMENT_NAME_MAX, "python-3.11" },
+                { offsetof(LauncherRequest, build.environment), ENVIRONMENT_NAME_MAX, "system-3.11" },
+                { offsetof(LauncherRequest, build.owner), OWNER_NAME_MAX, "a/b" },
+                { offsetof(LauncherRequest, build.python), PYTHON_NAME_MAX, "" },
+                { offsetof(LauncherRequest, build.python), PYTHON_NAME_MAX, "3" },
+                { offsetof(LauncherRequest, build.python), PYTHON_NAME_MAX, "../3.11" },
+        };
+        LauncherRequest request = good_build();
+
+        assert_int_equal(check(&request, 1), 0);
+        assert_int_equal(check(&request, 0), -EBADMSG);
+        assert_int_equal(check(&request, 2), -EBADMSG);
+        memset(request.build.owner, 0, sizeof(request.build.owner)); /* everybody's */
+        request.build.flags = BUILD_FLAG_RESOLVE;
+        assert_int_equal(check(&request, 1), 0);
+        for (size_t i = 0; i < ELEMENTSOF(bad_texts); i++) {
+                LauncherRequest bad = good_build();
+                char *field = (char *) &bad + bad_texts[i].offset;
+                memset(field, 0, bad_texts[i].size);
+                strcpy(field, bad_texts[i].text);
+                assert_int_equal(check(&bad, 1), -EINVAL);
+        }
+        BUILD_REFUSED(owner[20], 'x');
+        BUILD_REFUSED(flags, 4);
+        BUILD_REFUSED(tasks_max, 3);
+        BUILD_REFUSED(tasks_max, 32769);
+        BUILD_REFUSED(memory_max, 1);
+        BUILD_REFUSED(memory_max, UINT64_MAX);
+        BUILD_REFUSED(cpu_quota_usec, 1);
+        BUILD_REFUSED(timeout_usec, 0);
+        BUILD_REFUSED(timeout_usec, UINT64_MAX);
+        BUILD_REFUSED(disk_max, 0);
+        BUILD_REFUSED(disk_max, UINT64_MAX);
+        BUILD_REFUSED(files_max, 0);
+        BUILD_REFUSED(files_max, UINT64_MAX);
+}
+
+static void environments(void **state) {
+        LauncherRequest request = { .version = LAUNCHER_PROTOCOL_VERSION, .op = LAUNCHER_ENVIRONMENTS };
+
+        assert_int_equal(check(&request, 0), 0);
+        request.op = LAUNCHER_ENVIRONMENT_REMOVE;
+        assert_int_equal(check(&request, 0), -EINVAL);
+        strcpy(request.environment.environment, "0123abcd");
+        assert_int_equal(check(&request, 0), 0);
+        request.op = LAUNCHER_BUILD_STOP;
+        assert_int_equal(check(&request, 0), 0);
+        assert_int_equal(check(&request, 1), -EBADMSG);
+        strcpy(request.environment.environment, "../0123");
+        assert_int_equal(check(&request, 0), -EINVAL);
+        memset(request.environment.environment, 'a', sizeof(request.environment.environment));
+        assert_int_equal(check(&request, 0), -EINVAL);
+}
+
 static void settings_have_bounds(void **state) {
         LauncherSettings settings, bad;
 
@@ -176,9 +264,14 @@ static void settings_have_bounds(void **state) {
 
 int main(void) {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(a_good_start_is_taken), cmocka_unit_test(size_fds_and_version_count),
-                cmocka_unit_test(figures_have_bounds),   cmocka_unit_test(texts_are_ended_padded_and_clean),
-                cmocka_unit_test(stop_lease_and_pool),   cmocka_unit_test(settings_have_bounds),
+                cmocka_unit_test(a_good_start_is_taken),
+                cmocka_unit_test(size_fds_and_version_count),
+                cmocka_unit_test(figures_have_bounds),
+                cmocka_unit_test(texts_are_ended_padded_and_clean),
+                cmocka_unit_test(stop_lease_and_pool),
+                cmocka_unit_test(settings_have_bounds),
+                cmocka_unit_test(builds),
+                cmocka_unit_test(environments),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -26,7 +26,7 @@ static void make_zygote(ZygoteRecord *z, const LauncherSettings *settings, uint3
                 .slot = slot,
                 .flags = ZYGOTE_WATCHES_BUILDER | ZYGOTE_WATCHES_ZYGOTE | ZYGOTE_WATCHES_LISTENER,
                 .scope_state = SCOPE_ACTIVE,
-                .uid_count = settings->uid_count / settings->zygotes_max,
+                .uid_count = settings_zygote_uids(settings),
                 .pool_target = 3,
                 .pids = { 0, 101, 102, 103 },
                 .pidfds = { UPGRADE_NONE, next_fd, next_fd + 1, next_fd + 2 },
