@@ -44,6 +44,7 @@ _BASE = "http://127.0.0.1:7879"
 _CACHE = ".cache"  # within the environment: files of it are linked into their places, not copied
 _PRELOAD = "preload"  # a file of the environment, a module a line
 _IMPORT_TIMEOUT = 300  # seconds
+_COMPILERS_MAX = 8  # processes
 
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][^\r\n\0]*")
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
@@ -127,8 +128,7 @@ class Uv:
         self._uv("venv", "--quiet", "--allow-existing", "--no-project", "--python", sys.executable,
                  *(["--system-site-packages"] if order.system_packages else []), order.target)
         if lock is not None:
-            self._uv("pip", "sync", "--python", _python_of(order.target), "--require-hashes", "--compile-bytecode",
-                     *self._sources, lock)
+            self._uv("pip", "sync", "--python", _python_of(order.target), "--require-hashes", *self._sources, lock)
 
     def _uv(self, *arguments: str) -> None:
         _run([self._program, *arguments])
@@ -177,7 +177,7 @@ class Pip:
     def build(self, lock: Optional[str]) -> None:
         self._environment()
         if lock is not None:
-            self._install(["--require-hashes", "--no-deps", "--requirement", lock])
+            self._install(["--require-hashes", "--no-deps", "--no-compile", "--requirement", lock])
 
     def _environment(self) -> None:
         order = self._order
@@ -298,13 +298,24 @@ def _with_wheels(lock: str, wheels: Sequence[str]) -> str:
 
 def _installed(order: Order) -> Dict[str, str]:
     """{name: version} of what is in the environment."""
-    folder = os.path.join(order.target, "lib", f"python{order.python}", "site-packages")
     found = {}
-    for distribution in importlib.metadata.distributions(path=[folder]):
+    for distribution in importlib.metadata.distributions(path=[_site_packages(order)]):
         name = distribution.metadata["Name"]
         if name:
             found[normalized(name)] = distribution.version
     return dict(sorted(found.items()))
+
+
+def _site_packages(order: Order) -> str:
+    return os.path.join(order.target, "lib", f"python{order.python}", "site-packages")
+
+
+def _compile(order: Order) -> None:
+    """Nobody can write to the environment later, so that each task would compile what it imports. Packages' own tests, most
+    of the work in some, are left out; what cannot be compiled is told to who imports it."""
+    jobs = str(min(os.cpu_count() or 1, _COMPILERS_MAX))
+    subprocess.run([_python_of(order.target), "-I", "-m", "compileall", "-qq", "-j", jobs, "-x", "/tests?/",
+                    _site_packages(order)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False)
 
 
 _IMPORT = """
@@ -353,7 +364,7 @@ def _prepare(order: Order) -> None:
         "UV_NO_CONFIG": "1", "UV_CACHE_DIR": os.path.join(order.cache, "uv"), "UV_LINK_MODE": "hardlink",
         "UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1", "UV_NO_WRAP": "1", "UV_HTTP_TIMEOUT": "120",
         # Each is a connection of this node to the master, and a process or thread of this build.
-        "UV_CONCURRENT_DOWNLOADS": "16", "UV_CONCURRENT_BUILDS": "2", "UV_COMPILE_BYTECODE_TIMEOUT": "600",
+        "UV_CONCURRENT_DOWNLOADS": "16", "UV_CONCURRENT_BUILDS": "2",
         "PIP_CONFIG_FILE": os.devnull, "PIP_NO_COLOR": "1", "PIP_DEFAULT_TIMEOUT": "120", "PIP_ROOT_USER_ACTION": "ignore",
     })
 
@@ -376,6 +387,7 @@ def make(order: Order) -> Dict[str, Any]:
     else:
         lock = _with_wheels(lock_entries(order.lock), order.wheels)
         installer.build(order.file("lock.txt", lock) if lock else None)
+        _compile(order)
         _preload(order)
         report["libraries"] = _installed(order)
     return report

@@ -76,7 +76,8 @@ class Builder:
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of packages."""
     folder = tmp_path_factory.mktemp("shelf")
-    packages.wheel(folder, "alpha", requires=["beta-lib>=1"])
+    packages.wheel(folder, "alpha", requires=["beta-lib>=1"],
+                   files={"alpha/tests/test_it.py": "", "alpha/old.py": "print 1\n"})
     for version in ("1.0", "1.5", "2.0"):
         packages.wheel(folder, "beta-lib", version)
     packages.wheel(folder, "old", requires=["beta-lib<2"])
@@ -144,6 +145,7 @@ def test_what_is_resolved_is_built(builder: Builder, shelf: Path) -> None:
     assert (environment / "preload").read_text() == "alpha\njson\n"
     assert not records(environment)
     assert list(environment.glob("lib/*/site-packages/alpha/__pycache__/*.pyc")), "nobody can write them later"
+    assert not list(environment.glob("lib/*/site-packages/alpha/tests/__pycache__"))
     assert not [path for path in environment.rglob("*") if path.is_file() and path.stat().st_nlink > 1]
     assert not (environment / ".cache").exists()
     # Nothing of the interpreter's own packages is there, unless asked for.
