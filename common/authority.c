@@ -10,12 +10,18 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "authority-index.h"
 #include "fd-util.h"
 #include "folder-file.h"
 #include "id.h"
 #include "time-util.h"
 
 #define DAY_S ((int64_t) 86400)
+
+enum { LOCK_PAUSE_MS = 10 };
+
+/* There when the index has all that were issued. */
+static const char indexed[] = ".indexed";
 
 struct Authority {
         int folder, issued;
@@ -109,23 +115,66 @@ static int open_issued(int folder, bool make, const char *owner) {
         return TAKE_FD(fd);
 }
 
+static int index_add(int issued, const char *name, const char *serial) {
+        _cleanup_(strv_freep) char **serials = NULL;
+        int r;
+
+        r = index_read(issued, name, &serials);
+        if (r < 0 || strv_contains(serials, serial))
+                return r;
+        if (strv_length(serials) >= INDEX_MAX)
+                return -EMFILE;
+        if (strv_extend(&serials, serial) < 0)
+                return -ENOMEM;
+        return index_write(issued, name, serials);
+}
+
+static int index_certificate(int issued, const X509 *certificate) {
+        char serial[CERTIFICATE_SERIAL_SIZE], name[INDEX_NAME_SIZE];
+        const EVP_PKEY *key = certificate_key(certificate);
+        Identity identity;
+        const char *why;
+        int r;
+
+        r = key ? identity_from_certificate(certificate, &identity, &why) : -EBADMSG;
+        if (r < 0)
+                return r;
+        certificate_serial(certificate, serial);
+        index_of_identity(&identity, name);
+        r = index_add(issued, name, serial);
+        if (r >= 0)
+                r = index_of_key(key, name);
+        return r < 0 ? r : index_add(issued, name, serial);
+}
+
+/* The index comes first: a serial number without a certificate in it does no harm. */
 static int record(int issued, const X509 *certificate) {
         _cleanup_(freep) char *pem = NULL;
         char serial[CERTIFICATE_SERIAL_SIZE], name[CERTIFICATE_SERIAL_SIZE + 8];
         int r;
 
         r = certificate_to_pem(certificate, &pem);
+        if (r >= 0)
+                r = index_certificate(issued, certificate);
         if (r < 0)
                 return r;
         snprintf(name, sizeof(name), "%s.crt", certificate_serial(certificate, serial));
         return folder_write_file(issued, name, 0644, pem, strlen(pem), 0);
 }
 
+/* Of an authority that is not to be: nobody else's certificates are there. */
 static void forget(int issued, const X509 *certificate) {
-        char serial[CERTIFICATE_SERIAL_SIZE], name[CERTIFICATE_SERIAL_SIZE + 8];
+        char serial[CERTIFICATE_SERIAL_SIZE], name[INDEX_NAME_SIZE];
+        const Identity master = { .role = IDENTITY_MASTER };
+        const EVP_PKEY *key = certificate_key(certificate);
 
         snprintf(name, sizeof(name), "%s.crt", certificate_serial(certificate, serial));
         (void) unlinkat(issued, name, 0);
+        (void) unlinkat(issued, indexed, 0);
+        index_of_identity(&master, name);
+        (void) unlinkat(issued, name, 0);
+        if (key && index_of_key(key, name) >= 0)
+                (void) unlinkat(issued, name, 0);
 }
 
 int authority_create(const AuthorityDraft *draft, const char **ret_file) {
@@ -150,9 +199,15 @@ int authority_create(const AuthorityDraft *draft, const char **ret_file) {
                 return r;
         *ret_file = "issued";
         issued = open_issued(folder, true, draft->owner);
-        r = issued < 0 ? issued : record(issued, n.master);
-        if (r < 0)
+        if (issued < 0)
+                return issued;
+        r = record(issued, n.master);
+        if (r >= 0)
+                r = folder_write_file(issued, indexed, 0644, "", 0, FOLDER_REPLACE);
+        if (r < 0) {
+                forget(issued, n.master);
                 return r;
+        }
         /* ca.crt comes last: where it is the rest is. */
         r = folder_write(
                 folder,
@@ -225,6 +280,66 @@ static int load_revoked(Authority *a) {
         return r;
 }
 
+static int load_issued(Authority *a, const char *name, X509 **ret) {
+        _cleanup_(certificate_freep) X509 *certificate = NULL;
+        _cleanup_(freep) char *text = NULL;
+        size_t size;
+        int r;
+
+        r = folder_read_file(a->issued, name, CERTIFICATE_PEM_MAX, &text, &size);
+        if (r >= 0)
+                r = certificate_from_pem(text, size, &certificate);
+        if (r == -EFBIG || (r >= 0 && !certificate_is_signed_by(certificate, a->certificate)))
+                return -EBADMSG;
+        if (r >= 0)
+                *ret = TAKE_PTR(certificate);
+        return r;
+}
+
+/* Files that are none of ours. */
+static bool is_strange(int error) {
+        return error == -EBADMSG || error == -ENOENT || error == -ELOOP;
+}
+
+/* Who changes something keeps others from it, by the folder that not everybody may open. Nothing tells when
+ * a lock is free but to wait for it, and that has no bound. */
+static int lock(int issued) {
+        const struct timespec pause = { .tv_nsec = LOCK_PAUSE_MS * 1000000L };
+
+        for (int waited_ms = 0;; waited_ms += LOCK_PAUSE_MS) {
+                if (flock(issued, LOCK_EX | LOCK_NB) >= 0)
+                        return 0;
+                if (errno != EWOULDBLOCK && errno != EINTR)
+                        return -errno;
+                if (waited_ms >= AUTHORITY_PATIENCE_MS)
+                        return -EBUSY;
+                (void) nanosleep(&pause, NULL);
+        }
+}
+
+/* Of a folder whose index is missing. */
+static int index_all(Authority *a) {
+        _cleanup_(strv_freep) char **names = NULL;
+        int r;
+
+        if (faccessat(a->issued, indexed, F_OK, AT_SYMLINK_NOFOLLOW) >= 0)
+                return 0;
+        r = folder_list(a->issued, &names);
+        for (char **name = names; r >= 0 && name && *name; name++) {
+                _cleanup_(certificate_freep) X509 *certificate = NULL;
+
+                if (!endswith(*name, ".crt"))
+                        continue;
+                r = load_issued(a, *name, &certificate);
+                if (r >= 0)
+                        r = index_certificate(a->issued, certificate);
+                /* Of more than there is room for the first ones must do. */
+                if (is_strange(r) || r == -EMFILE)
+                        r = 0;
+        }
+        return r < 0 ? r : folder_write_file(a->issued, indexed, 0644, "", 0, FOLDER_REPLACE);
+}
+
 int authority_open(const char *folder, AuthorityAccess access, const char *key_path, Authority **ret,
                    const char **ret_file) {
         _cleanup_(authority_closep) Authority *a = new0(Authority);
@@ -250,16 +365,24 @@ int authority_open(const char *folder, AuthorityAccess access, const char *key_p
         a->issued = open_issued(a->folder, false, NULL);
         if (a->issued < 0)
                 return a->issued;
-        /* The folder that not everybody may open, and so keep locked. */
-        if (flock(a->issued, LOCK_EX) < 0)
-                return -errno;
+        r = access == AUTHORITY_SIGN ? lock(a->issued) : 0;
+        if (r < 0)
+                return r;
         *ret_file = "ca.crl";
         r = load_revoked(a);
+        if (r < 0)
+                return r;
+        *ret_file = "issued";
+        r = access == AUTHORITY_SIGN ? index_all(a) : 0;
         if (r < 0)
                 return r;
         *ret_file = NULL;
         *ret = TAKE_PTR(a);
         return 0;
+}
+
+void authority_unlock(Authority *a) {
+        (void) flock(a->issued, LOCK_UN);
 }
 
 Authority *authority_close(Authority *a) {
@@ -287,51 +410,6 @@ int authority_folder(const Authority *a) {
 
 /* What it does */
 
-int authority_issue(Authority *a, const Identity *identity, char *const *names, EVP_PKEY *public_key,
-                    unsigned days, int64_t now, X509 **ret) {
-        _cleanup_(certificate_freep) X509 *certificate = NULL;
-        int64_t from, until;
-        CertificateDraft draft = {
-                .identity = *identity,
-                .names = names,
-                .public_key = public_key,
-                .not_before = now - CERTIFICATE_BACKDATE_S,
-                .not_after = now + DAY_S * days,
-        };
-        int r;
-
-        certificate_validity(a->certificate, &from, &until);
-        if (now >= until)
-                return -ERANGE;
-        draft.not_before = MAX(draft.not_before, from);
-        draft.not_after = MIN(draft.not_after, until);
-        r = certificate_new(&draft, a->certificate, a->key, &certificate);
-        /* Written down before anybody has it: what is not in the list could not be revoked. */
-        if (r >= 0)
-                r = record(a->issued, certificate);
-        if (r < 0)
-                return r;
-        *ret = TAKE_PTR(certificate);
-        return 0;
-}
-
-static int load_issued(Authority *a, const char *name, X509 **ret) {
-        _cleanup_(certificate_freep) X509 *certificate = NULL;
-        _cleanup_(freep) char *text = NULL;
-        size_t size;
-        int r;
-
-        r = folder_read_file(a->issued, name, CERTIFICATE_PEM_MAX, &text, &size);
-        if (r >= 0)
-                r = certificate_from_pem(text, size, &certificate);
-        if (r < 0)
-                return r == -EFBIG ? -EBADMSG : r;
-        if (!certificate_is_signed_by(certificate, a->certificate))
-                return -EBADMSG;
-        *ret = TAKE_PTR(certificate);
-        return 0;
-}
-
 int authority_find(Authority *a, const char *serial, X509 **ret) {
         _cleanup_(certificate_freep) X509 *certificate = NULL;
         char name[CERTIFICATE_SERIAL_SIZE + 8], found[CERTIFICATE_SERIAL_SIZE];
@@ -350,17 +428,100 @@ int authority_find(Authority *a, const char *serial, X509 **ret) {
         return 0;
 }
 
-/* Whether a revoked certificate has this key too: then the key itself is not to be trusted any more. */
-static bool key_is_revoked(Authority *a, const EVP_PKEY *key) {
-        for (size_t i = 0; i < revocation_size(a->revoked); i++) {
-                _cleanup_(certificate_freep) X509 *certificate = NULL;
-                char serial[CERTIFICATE_SERIAL_SIZE];
+static bool is_in_use(Authority *a, const char *serial, const Identity *identity, int64_t now) {
+        _cleanup_(certificate_freep) X509 *certificate = NULL;
+        Identity found;
+        int64_t from, until;
+        const char *why;
 
-                if (authority_find(a, revocation_serial(a->revoked, i, serial), &certificate) >= 0 &&
-                    certificate_has_key(certificate, key))
-                        return true;
+        if (authority_find(a, serial, &certificate) < 0 ||
+            identity_from_certificate(certificate, &found, &why) < 0 || !identity_equal(&found, identity))
+                return false;
+        certificate_validity(certificate, &from, &until);
+        return now < until && !revocation_find(a->revoked, certificate, NULL, NULL);
+}
+
+int authority_has_valid(Authority *a, const Identity *identity, int64_t now) {
+        _cleanup_(strv_freep) char **serials = NULL;
+        char name[INDEX_NAME_SIZE];
+        int r;
+
+        index_of_identity(identity, name);
+        r = index_read(a->issued, name, &serials);
+        if (r < 0)
+                return r;
+        /* The newest first: it is most likely to be good. */
+        for (size_t i = strv_length(serials); i > 0; i--)
+                if (is_in_use(a, serials[i - 1], identity, now))
+                        return 1;
+        return 0;
+}
+
+/* Forgets those of an identity that nobody can show any more, where there are as many as there may be. */
+static int make_room(Authority *a, const Identity *identity, int64_t now) {
+        _cleanup_(strv_freep) char **serials = NULL, **kept = NULL;
+        char name[INDEX_NAME_SIZE];
+        int r;
+
+        index_of_identity(identity, name);
+        r = index_read(a->issued, name, &serials);
+        if (r < 0 || strv_length(serials) < INDEX_MAX)
+                return r;
+        for (char **serial = serials; serial && *serial; serial++)
+                if (is_in_use(a, *serial, identity, now) && strv_extend(&kept, *serial) < 0)
+                        return -ENOMEM;
+        return index_write(a->issued, name, kept);
+}
+
+int authority_issue(Authority *a, const Identity *identity, char *const *names, EVP_PKEY *public_key,
+                    unsigned days, int64_t now, X509 **ret) {
+        _cleanup_(certificate_freep) X509 *certificate = NULL;
+        int64_t from, until;
+        CertificateDraft draft = {
+                .identity = *identity,
+                .names = names,
+                .public_key = public_key,
+                .not_before = now - CERTIFICATE_BACKDATE_S,
+                .not_after = now + DAY_S * days,
+        };
+        int r;
+
+        certificate_validity(a->certificate, &from, &until);
+        if (now >= until)
+                return -ERANGE;
+        draft.not_before = MAX(draft.not_before, from);
+        draft.not_after = MIN(draft.not_after, until);
+        r = make_room(a, identity, now);
+        if (r < 0)
+                return r;
+        r = certificate_new(&draft, a->certificate, a->key, &certificate);
+        /* Written down before anybody has it: what is not in the list could not be revoked. */
+        if (r >= 0)
+                r = record(a->issued, certificate);
+        if (r < 0)
+                return r;
+        *ret = TAKE_PTR(certificate);
+        return 0;
+}
+
+int authority_key_is_revoked(Authority *a, const EVP_PKEY *key) {
+        _cleanup_(strv_freep) char **serials = NULL;
+        char name[INDEX_NAME_SIZE];
+        int r;
+
+        r = index_of_key(key, name);
+        if (r >= 0)
+                r = index_read(a->issued, name, &serials);
+        if (r < 0)
+                return r;
+        for (char **serial = serials; serial && *serial; serial++) {
+                _cleanup_(certificate_freep) X509 *certificate = NULL;
+
+                if (authority_find(a, *serial, &certificate) >= 0 && certificate_has_key(certificate, key) &&
+                    revocation_find(a->revoked, certificate, NULL, NULL))
+                        return 1;
         }
-        return false;
+        return 0;
 }
 
 int authority_renew(Authority *a, const X509 *former, unsigned days, int64_t now, X509 **ret) {
@@ -373,8 +534,9 @@ int authority_renew(Authority *a, const X509 *former, unsigned days, int64_t now
 
         if (!key || !certificate_is_signed_by(former, a->certificate))
                 return -EBADMSG;
-        if (revocation_find(a->revoked, former, NULL, NULL) || key_is_revoked(a, key))
-                return -EKEYREVOKED;
+        r = revocation_find(a->revoked, former, NULL, NULL) ? 1 : authority_key_is_revoked(a, key);
+        if (r != 0)
+                return r < 0 ? r : -EKEYREVOKED;
         certificate_validity(former, &from, &until);
         if (now < from || now >= until)
                 return -EKEYEXPIRED;
@@ -443,7 +605,7 @@ int authority_list(Authority *a, int64_t now, Issued **ret, size_t *ret_n, size_
                         r = issued_from(certificate, a->revoked, now, list + n);
                 if (r >= 0)
                         n++;
-                else if (r == -EBADMSG || r == -ENOENT || r == -ELOOP) {
+                else if (is_strange(r)) {
                         strange++;
                         r = 0;
                 }

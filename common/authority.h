@@ -15,16 +15,18 @@
  *     ca.crt  ca.key  ca.crl     the authority, its key (only where it lives), what it has revoked
  *     issued/SERIAL.crt          each certificate that it has issued
  *
- * Moments are unix seconds. Whoever has one open keeps others from changing it: authority_open() waits for
- * them. All functions return 0, -ENOMEM, -EIO when libcrypto fails, -errno of the files, and what is said.
+ * Moments are unix seconds. Whoever has one open to sign keeps others from doing so, until
+ * authority_unlock() or authority_close(): authority_open() waits for them, not for ever. Who only reads
+ * disturbs nobody. All functions return 0, -ENOMEM, -EIO when libcrypto fails, -errno of the files, and what
+ * is said.
  */
 typedef struct Authority Authority;
 
 #define AUTHORITY_FOLDER "/etc/clupy/pki"
 
 enum {
-        AUTHORITY_ISSUED_MAX = 1000000,
-        AUTHORITY_DAYS = 3650, /* the authority's own */
+        AUTHORITY_PATIENCE_MS = 2000, /* for whoever else has it open: less than the master has */
+        AUTHORITY_DAYS = 3650,        /* the authority's own */
         CERTIFICATE_DAYS = 365,
         CERTIFICATE_DAYS_MAX = 3650,
         CERTIFICATE_SOON_DAYS = 30,   /* before the end they are warned of */
@@ -46,30 +48,44 @@ typedef struct AuthorityDraft {
 int authority_create(const AuthorityDraft *draft, const char **ret_file);
 
 typedef enum AuthorityAccess {
-        AUTHORITY_READ, /* certificates */
+        AUTHORITY_READ, /* certificates: authority_list() and what needs no more than that */
         AUTHORITY_SIGN, /* the key as well */
 } AuthorityAccess;
 
 /* key_path: NULL for ca.key in the folder. -ENOENT: there is none (ret_file "ca.crt"), or not its key
- * ("ca.key"); -EBADMSG: ret_file is not what it should be: unreadable, or of another authority. */
+ * ("ca.key"); -EBADMSG: ret_file is not what it should be: unreadable, or of another authority; -EBUSY:
+ * another process does not let go of it. */
 int authority_open(const char *folder, AuthorityAccess access, const char *key_path, Authority **ret,
                    const char **ret_file);
 Authority *authority_close(Authority *a);
 DEFINE_CLEANUP(Authority, authority_close);
 
+/* Lets others go on: for who has signed all that is to be, and prints it now, to somebody who may take a
+ * long time to read it. What was read stays readable; nothing else is to be done with it. */
+void authority_unlock(Authority *a);
+
 const X509 *authority_certificate(const Authority *a);
 const X509_CRL *authority_revoked(const Authority *a); /* NULL without a list */
 int authority_folder(const Authority *a);              /* its descriptor */
 
-/* Signs and writes down. -ERANGE: the authority itself ends too soon. */
+/* Signs and writes down. -ERANGE: the authority itself ends too soon; -EMFILE: that identity has INDEX_MAX
+ * good certificates, or that key as many. */
 int authority_issue(Authority *a, const Identity *identity, char *const *names, EVP_PKEY *public_key,
                     unsigned days, int64_t now, X509 **ret);
 
 /* An issued certificate by its serial number. -ENOENT. */
 int authority_find(Authority *a, const char *serial, X509 **ret);
 
+/* 1 when somebody can show a certificate of this identity: one that has not ended and is not revoked; 0.
+ * Costs what that identity has had, not what there is. */
+int authority_has_valid(Authority *a, const Identity *identity, int64_t now);
+
+/* 1 when a revoked certificate has this key too: then the key itself is not to be trusted any more; 0. */
+int authority_key_is_revoked(Authority *a, const EVP_PKEY *key);
+
 /* Signs a certificate for the same key and the same names once more. -EKEYREVOKED: that certificate, or
- * another one of the same key, is revoked; -EKEYEXPIRED: it has ended, or has not begun. */
+ * another one of the same key, is revoked; -EKEYEXPIRED: it has ended, or has not begun; as
+ * authority_issue(). */
 int authority_renew(Authority *a, const X509 *former, unsigned days, int64_t now, X509 **ret);
 
 typedef enum IssuedState {

@@ -254,7 +254,8 @@ static int what_became(int folder, const char *id, const char *secret) {
         return -ENOENT;
 }
 
-int join_token_take(int folder, const char *id, const char *secret, const char *node, int64_t now) {
+int join_token_check(int folder, const char *id, const char *secret, const char *node, int64_t now,
+                     bool *ret_bound) {
         JoinTokenRecord record;
         int r;
 
@@ -271,6 +272,17 @@ int join_token_take(int folder, const char *id, const char *secret, const char *
                 return -ETIME;
         if (record.node[0] && !streq(record.node, node))
                 return -EXDEV;
+        *ret_bound = record.node[0] != '\0';
+        return 0;
+}
+
+int join_token_take(int folder, const char *id, const char *secret, const char *node, int64_t now) {
+        bool bound;
+        int r;
+
+        r = join_token_check(folder, id, secret, node, now, &bound);
+        if (r < 0)
+                return r;
         r = rename_token(folder, id, JOIN_TOKEN_USED);
         return r == -ENOENT ? what_became(folder, id, secret) : r;
 }

@@ -71,6 +71,11 @@ int join_token_list(int folder, int64_t now, JoinTokenRecord **ret, size_t *ret_
 /* Returns 0, -ENOENT when there is no good one with this id, -errno. */
 int join_token_revoke(int folder, const char *id);
 
+/* Whether a node could take the token now. ret_bound: it is for this node and no other. Returns as
+ * join_token_take(). */
+int join_token_check(int folder, const char *id, const char *secret, const char *node, int64_t now,
+                     bool *ret_bound);
+
 /* Takes the token for a node, so that nobody can take it again, also after a power cut. Returns 0; -ENOENT:
  * there is no such token, or the secret is another; -EALREADY: it has been used; -EKEYREVOKED: it was
  * revoked; -ETIME: it has expired; -EXDEV: it is for another node; -errno: and then it has not been used. */

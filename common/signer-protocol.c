@@ -11,6 +11,7 @@ static const char *const signer_result_table[_SIGNER_RESULT_MAX] = {
         [SIGNER_TOKEN_REVOKED] = "token-revoked",
         [SIGNER_TOKEN_EXPIRED] = "token-expired",
         [SIGNER_TOKEN_OTHER_NODE] = "token-for-another-node",
+        [SIGNER_NAME_TAKEN] = "name-taken",
         [SIGNER_CERTIFICATE_UNKNOWN] = "certificate-unknown",
         [SIGNER_CERTIFICATE_REVOKED] = "certificate-revoked",
         [SIGNER_CERTIFICATE_EXPIRED] = "certificate-expired",
@@ -44,6 +45,12 @@ const char *signer_result_sentence(SignerResult result) {
                 return "The token is for a node of another name: set `name` in clupy.server.yaml, or have a "
                        "token "
                        "made for this node";
+        case SIGNER_NAME_TAKEN:
+                return "There is a node of this name already, and the token, which has not been used, is "
+                       "not "
+                       "for it: clupyctl token new --node NAME on the master's machine makes one that is; "
+                       "or "
+                       "revoke the certificate first: clupyctl pki revoke agent:NAME";
         case SIGNER_CERTIFICATE_UNKNOWN:
                 return "The certificate to be renewed is not one that the authority has issued to you for "
                        "this "

@@ -43,6 +43,7 @@ typedef enum SignerResult {
         SIGNER_TOKEN_REVOKED,
         SIGNER_TOKEN_EXPIRED,
         SIGNER_TOKEN_OTHER_NODE,
+        SIGNER_NAME_TAKEN,          /* by a valid certificate, and the token is for any node */
         SIGNER_CERTIFICATE_UNKNOWN, /* not one of ours, of somebody else, or of another key */
         SIGNER_CERTIFICATE_REVOKED,
         SIGNER_CERTIFICATE_EXPIRED,

@@ -7,6 +7,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "authority-index.h"
 #include "client-config.h"
 #include "json-util.h"
 #include "parse-util.h"
@@ -92,6 +93,20 @@ int pki_fail(const Ctl *ctl, int error, const char *folder, const char *file) {
                 return ctl_fail(ctl, CTL_FAILED, "failed",
                                 "%s%s%s is damaged, or belongs to another authority than ca.crt", folder,
                                 slash, file);
+        case -EBUSY:
+                return ctl_fail(ctl, CTL_FAILED, "busy",
+                                "another process keeps %s locked; nothing was changed: try it again",
+                                folder);
+        case -EMFILE:
+                return ctl_fail(ctl, CTL_FAILED, "failed",
+                                "there are %d good certificates of this name, or for this key, already: "
+                                "revoke those that nobody needs (clupyctl pki revoke SERIAL), or have a new "
+                                "key made; nothing was changed",
+                                INDEX_MAX);
+        case -ELOOP:
+                return ctl_fail(ctl, CTL_FAILED, "failed",
+                                "%s%s%s is a symbolic link, which is not followed here; nothing was changed",
+                                folder, slash, file);
         case -ERANGE:
                 return ctl_fail(ctl, CTL_FAILED, "failed",
                                 "the authority in %s has expired: make a new one in another folder, and new "

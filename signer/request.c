@@ -75,26 +75,69 @@ static SignerResult refused_token(SignerOutcome *outcome, int error) {
         }
 }
 
-static SignerResult join(const SignerSettings *settings, const SignerRequest *request, EVP_PKEY *key,
-                         Authority *authority, SignerAnswer *answer, SignerOutcome *outcome) {
-        _cleanup_(certificate_freep) X509 *certificate = NULL;
-        _cleanup_(close_fdp) int tokens = -EBADF;
+/* A token, as it was before the authority was opened. */
+typedef struct Admission {
         Identity identity;
+        int tokens;
+        bool bound; /* the token names the node */
+} Admission;
+
+static int check_token(const SignerSettings *settings, const SignerRequest *request, Admission *admission) {
+        return join_token_check(admission->tokens, request->token, request->secret, request->node,
+                                settings->now, &admission->bound);
+}
+
+static void admission_done(Admission *admission) {
+        close_fd(admission->tokens);
+}
+
+/* Who has no token costs no look at the authority, nor anybody else the time that it is locked. Returns
+ * SIGNER_SIGNED for one who may go on. */
+static SignerResult admit(const SignerSettings *settings, const SignerRequest *request, Admission *admission,
+                          SignerOutcome *outcome) {
         int r;
 
-        if (!node_name_is_valid(request->node) || identity_set(IDENTITY_AGENT, request->node, &identity) < 0)
+        if (!node_name_is_valid(request->node) ||
+            identity_set(IDENTITY_AGENT, request->node, &admission->identity) < 0)
                 return SIGNER_BAD_REQUEST;
-        tokens = folder_open(settings->tokens, false, 0);
-        if (tokens == -ENOENT)
+        admission->tokens = folder_open(settings->tokens, false, 0);
+        if (admission->tokens == -ENOENT)
                 return SIGNER_TOKEN_UNKNOWN;
-        if (tokens < 0)
-                return failed(outcome, tokens, "tokens");
-        r = join_token_take(tokens, request->token, request->secret, request->node, settings->now);
+        if (admission->tokens < 0)
+                return failed(outcome, admission->tokens, "tokens");
+        r = check_token(settings, request, admission);
+        return r < 0 ? refused_token(outcome, r) : SIGNER_SIGNED;
+}
+
+static SignerResult join(const SignerSettings *settings, const SignerRequest *request, Admission *admission,
+                         EVP_PKEY *key, Authority *authority, SignerAnswer *answer, SignerOutcome *outcome) {
+        _cleanup_(certificate_freep) X509 *certificate = NULL;
+        const Identity *identity = &admission->identity;
+        int r;
+
+        /* It may have been used while others had the authority. */
+        r = check_token(settings, request, admission);
+        if (r < 0)
+                return refused_token(outcome, r);
+        /* Still before the token is used up. */
+        r = authority_key_is_revoked(authority, key);
+        if (r < 0)
+                return failed(outcome, r, "issued");
+        if (r > 0)
+                return SIGNER_CERTIFICATE_REVOKED;
+        /* Whoever has any token is not to be able to be any node. */
+        r = admission->bound ? 0 : authority_has_valid(authority, identity, settings->now);
+        if (r < 0)
+                return failed(outcome, r, "issued");
+        if (r > 0)
+                return SIGNER_NAME_TAKEN;
+        r = join_token_take(admission->tokens, request->token, request->secret, request->node,
+                            settings->now);
         if (r < 0)
                 return refused_token(outcome, r);
         if (settings->taken)
                 settings->taken();
-        r = authority_issue(authority, &identity, NULL, key, CERTIFICATE_DAYS, settings->now, &certificate);
+        r = authority_issue(authority, identity, NULL, key, CERTIFICATE_DAYS, settings->now, &certificate);
         return r < 0 ? failed(outcome, r, "issued") : signed_now(outcome, answer, certificate);
 }
 
@@ -125,11 +168,18 @@ static SignerResult renew(const SignerSettings *settings, const SignerRequest *r
 
 static SignerResult handle(const SignerSettings *settings, const SignerRequest *request,
                            SignerAnswer *answer, SignerOutcome *outcome) {
+        _cleanup_(admission_done) Admission admission = { .tokens = -EBADF };
         _cleanup_(authority_closep) Authority *authority = NULL;
         _cleanup_(key_freep) EVP_PKEY *key = NULL;
         const char *file;
         int r;
 
+        if (request->kind == SIGNER_JOIN) {
+                SignerResult result = admit(settings, request, &admission, outcome);
+
+                if (result != SIGNER_SIGNED)
+                        return result;
+        }
         r = request_read(request->request, strlen(request->request), &key);
         if (r == -EBADMSG || r == -EMSGSIZE)
                 return SIGNER_BAD_REQUEST;
@@ -139,8 +189,9 @@ static SignerResult handle(const SignerSettings *settings, const SignerRequest *
         r = authority_open(settings->folder, AUTHORITY_SIGN, settings->key_path, &authority, &file);
         if (r < 0)
                 return failed(outcome, r, file);
-        return request->kind == SIGNER_JOIN ? join(settings, request, key, authority, answer, outcome)
-                                            : renew(settings, request, key, authority, answer, outcome);
+        return request->kind == SIGNER_JOIN
+                       ? join(settings, request, &admission, key, authority, answer, outcome)
+                       : renew(settings, request, key, authority, answer, outcome);
 }
 
 void signer_handle(const SignerSettings *settings, const void *data, size_t size, SignerAnswer *answer,

@@ -120,7 +120,13 @@ def test_keys_are_roots(lab: Lab) -> None:
 
 
 def test_token_is_good_once(lab: Lab) -> None:
-    token = token_new(lab)
+    # The node is in the cluster already: only a token that names it lets it in again.
+    any_node = token_new(lab)
+    done = join(lab.node("agent1"), any_node)
+    assert done.returncode == 77
+    assert "There is a node of this name already" in done.stderr
+    assert token_state(lab, any_node) == "good"
+    token = token_new(lab, "--node", "agent1")
     assert token_state(lab, token) == "good"
     assert join(lab.node("agent1"), token).returncode == 0
     assert token_state(lab, token) == "used"
@@ -145,7 +151,7 @@ def test_other_tokens_are_refused_by_name(lab: Lab) -> None:
     assert "for a node of another name" in done.stderr
     assert token_state(lab, bound) == "good"
 
-    short = token_new(lab, "--valid", "1s")
+    short = token_new(lab, "--node", "agent1", "--valid", "1s")
     time.sleep(1.1)  # until it has expired: nothing tells
     done = join(node, short)
     assert done.returncode == 77
@@ -196,10 +202,12 @@ def test_master_under_another_name(lab: Lab) -> None:
 
 
 def test_two_nodes_with_one_token(lab: Lab) -> None:
-    for _ in range(5):
+    for number in range(5):
         token = token_new(lab)
-        processes = [lab.node(name).popen(["clupy-agent", "--join", "master"], stdin=subprocess.PIPE,
-                                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        # Two that are new here.
+        processes = [lab.node(name).popen(["unshare", "--uts", "sh", "-c",
+                                           f"hostname {name}-{number} && exec clupy-agent --join master"],
+                                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
                      for name in ("agent1", "agent2")]
         for process in processes:
             assert process.stdin is not None
@@ -207,6 +215,8 @@ def test_two_nodes_with_one_token(lab: Lab) -> None:
             process.stdin.flush()
         said = [process.communicate(timeout=30) for process in processes]
         assert sorted(process.returncode for process in processes) == [0, 77], said
+    for name in ("agent1", "agent2"):
+        assert join(lab.node(name), token_new(lab, "--node", name)).returncode == 0
 
 
 def test_signer_killed_while_it_is_asked(lab: Lab, wait_until: Wait) -> None:
@@ -216,7 +226,7 @@ def test_signer_killed_while_it_is_asked(lab: Lab, wait_until: Wait) -> None:
         join(node, token_new(lab, "--node", "nobody"))  # the signer runs
         pid = master.run(["systemctl", "show", "--value", "--property=MainPID", "clupy-signer"]).stdout.strip()
         assert pid != "0"
-        token, before = token_new(lab), serials(lab, "agent1")
+        token, before = token_new(lab, "--node", "agent1"), serials(lab, "agent1")
         with node.popen(["clupy-agent", "--join", "master"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                         stderr=subprocess.PIPE) as process:
             master.run(["sh", "-c", f"kill -STOP {pid}"])
@@ -234,7 +244,7 @@ def test_signer_killed_while_it_is_asked(lab: Lab, wait_until: Wait) -> None:
 
 
 def test_renewal_needs_no_restart(lab: Lab, wait_until: Wait) -> None:
-    assert join(lab.node("agent1"), token_new(lab)).returncode == 0
+    assert join(lab.node("agent1"), token_new(lab, "--node", "agent1")).returncode == 0
     lab.node("agent1").run(["systemctl", "restart", "clupy-agent"])
     wait_until(lambda: node_state(lab, "agent1") == "ready", 20, "agent1 is ready")
     node, master = lab.node("agent1"), lab.node("master")
@@ -318,7 +328,7 @@ def test_signer_answers_the_master_only(lab: Lab) -> None:
     # Rubbish is refused, and the next one is served.
     for rubbish in ("00", "53494731" + "01000000" + "41" * 4000, "41" * 60000):
         assert int(master.python(ASK_SIGNER, "root", rubbish).stdout) > 0
-    assert join(lab.node("agent2"), token_new(lab)).returncode == 0
+    assert join(lab.node("agent2"), token_new(lab, "--node", "agent2")).returncode == 0
 
 
 def test_signer_is_locked_in(lab: Lab, wait_until: Wait) -> None:

@@ -81,7 +81,7 @@ def test_keys(lab: Lab) -> None:
 def test_token(lab: Lab, wait_until: Wait) -> None:
     """While a node joins with it, and afterwards."""
     master, agent = lab.node("master"), lab.node("agent1")
-    token = master.run(["clupyctl", "token", "new"]).stdout.strip().splitlines()[-1]
+    token = master.run(["clupyctl", "token", "new", "--node", "agent1"]).stdout.strip().splitlines()[-1]
     secret = token.split("-")[3]
     assert len(secret) == 32
     with agent.popen(["clupy-agent", "--join", "master"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,

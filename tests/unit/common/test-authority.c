@@ -8,6 +8,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
+#include "authority-index.h"
 #include "authority.h"
 #include "fd-util.h"
 #include "folder-file.h"
@@ -226,7 +227,10 @@ static void test_revoke_and_renew(void **state) {
         Authority *again;
         const char *file;
         int64_t when, from, until;
+        Identity node, other;
 
+        assert_ok(identity_set(IDENTITY_AGENT, "node1", &node));
+        assert_ok(identity_set(IDENTITY_USER, "node1", &other));
         assert_ok(key_new(&key));
         first = issue(f, IDENTITY_AGENT, "node1", key, 10);
         assert_ok(authority_renew(f->authority, first, 100, NOW + DAY, &second));
@@ -250,10 +254,75 @@ static void test_revoke_and_renew(void **state) {
         assert_error(authority_renew(f->authority, first, 100, NOW + DAY, &third), EKEYREVOKED);
         assert_error(authority_renew(f->authority, second, 100, NOW + DAY, &third), EKEYREVOKED);
 
-        f->authority = authority_close(f->authority);
+        assert_true(authority_key_is_revoked(f->authority, key));
+        assert_int_equal(authority_has_valid(f->authority, &node, NOW + DAY), 1); /* the second */
+        assert_int_equal(authority_has_valid(f->authority, &other, NOW + DAY), 0);
+        assert_int_equal(authority_has_valid(f->authority, &node, NOW + 101 * DAY), 0);
+        assert_int_equal(authority_revoke(f->authority, &second, 1, REVOCATION_SUPERSEDED, NOW + DAY), 1);
+        assert_int_equal(authority_has_valid(f->authority, &node, NOW + DAY), 0);
+
+        /* Whoever does not let go is not waited for without end. */
+        assert_error(authority_open(f->folder, AUTHORITY_SIGN, NULL, &again, &file), EBUSY);
+        assert_string_equal(file, "issued");
+        /* Who only reads neither waits nor keeps others waiting. */
         assert_ok(authority_open(f->folder, AUTHORITY_READ, NULL, &again, &file));
-        assert_int_equal(revocation_size(authority_revoked(again)), 1);
+        assert_int_equal(revocation_size(authority_revoked(again)), 2);
+        f->authority = authority_close(f->authority);
+        assert_ok(authority_open(f->folder, AUTHORITY_SIGN, NULL, &f->authority, &file));
         authority_close(again);
+}
+
+static int issued_folder(const Fixture *f) {
+        int fd = openat(authority_folder(f->authority), "issued", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+        assert_ok(fd);
+        return fd;
+}
+
+/* Whose certificates there are is known without a look at all of them, also where that was not noted down
+ * when they were issued. */
+static void test_index(void **state) {
+        Fixture *f = *state;
+        _cleanup_(key_freep) EVP_PKEY *key = NULL, *other = NULL;
+        _cleanup_(certificate_freep) X509 *first = NULL, *second = NULL, *third = NULL;
+        _cleanup_(strv_freep) char **many = NULL, **left = NULL;
+        char name[INDEX_NAME_SIZE], key_name[INDEX_NAME_SIZE], serial[CERTIFICATE_SERIAL_SIZE];
+        _cleanup_(close_fdp) int issued = issued_folder(f);
+        Identity node;
+        const char *file;
+
+        assert_ok(key_new(&key));
+        assert_ok(key_new(&other));
+        assert_ok(identity_set(IDENTITY_AGENT, "node1", &node));
+        first = issue(f, IDENTITY_AGENT, "node1", key, 10);
+        index_of_identity(&node, name);
+        assert_string_equal(name, ".agent:node1");
+        assert_ok(index_of_key(key, key_name));
+        assert_ok(unlinkat(issued, name, 0));
+        assert_ok(unlinkat(issued, key_name, 0));
+        assert_int_equal(authority_has_valid(f->authority, &node, NOW), 0);
+        assert_ok(unlinkat(issued, ".indexed", 0));
+        f->authority = authority_close(f->authority);
+        assert_ok(authority_open(f->folder, AUTHORITY_SIGN, NULL, &f->authority, &file));
+        assert_int_equal(authority_has_valid(f->authority, &node, NOW), 1);
+        assert_int_equal(authority_key_is_revoked(f->authority, key), 0);
+        assert_int_equal(authority_revoke(f->authority, &first, 1, REVOCATION_SUPERSEDED, NOW), 1);
+        assert_int_equal(authority_key_is_revoked(f->authority, key), 1);
+
+        /* What is of no use any more makes room; the certificates of one key are so many, and no more. */
+        for (unsigned i = 0; i < INDEX_MAX; i++) {
+                _cleanup_(freep) char *unknown = strformat("%032x", i);
+
+                assert_ok(strv_extend(&many, unknown));
+        }
+        assert_ok(index_write(issued, name, many));
+        second = issue(f, IDENTITY_AGENT, "node1", other, 10);
+        assert_ok(index_read(issued, name, &left));
+        assert_int_equal(strv_length(left), 1);
+        assert_string_equal(left[0], certificate_serial(second, serial));
+        assert_ok(index_of_key(other, key_name));
+        assert_ok(index_write(issued, key_name, many));
+        assert_error(authority_renew(f->authority, second, 10, NOW, &third), EMFILE);
 }
 
 static void test_names(void **state) {
@@ -316,6 +385,7 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(test_open_refuses, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_issue_and_list, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_revoke_and_renew, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_index, setup, teardown),
                 cmocka_unit_test(test_names),
                 cmocka_unit_test(test_requests),
         };

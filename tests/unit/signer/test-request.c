@@ -185,6 +185,41 @@ static void test_join_refused(void **state) {
         assert_int_equal(ask(f, &request, NULL), SIGNER_SIGNED);
 }
 
+static void revoke_certificate(Fixture *f, const SignerAnswer *answer) {
+        _cleanup_(certificate_freep) X509 *certificate = NULL;
+        _cleanup_(authority_closep) Authority *a = NULL;
+        const char *file;
+
+        assert_ok(certificate_from_pem(answer->certificate, strlen(answer->certificate), &certificate));
+        assert_ok(authority_open(f->folder, AUTHORITY_SIGN, NULL, &a, &file));
+        assert_int_equal(authority_revoke(a, &certificate, 1, REVOCATION_KEY_COMPROMISE, NOW), 1);
+}
+
+/* A token for any node lets in none whose name somebody has, and no key that was revoked. */
+static void test_join_of_a_living_node(void **state) {
+        Fixture *f = *state;
+        JoinToken first = token_new(f, NULL), any = token_new(f, NULL), bound = token_new(f, "node1");
+        SignerRequest request = request_join(f, &any, "node1"), again = request_join(f, &first, "node1");
+        SignerAnswer answer, another;
+
+        assert_int_equal(ask(f, &again, &answer), SIGNER_SIGNED);
+        assert_int_equal(ask(f, &request, NULL), SIGNER_NAME_TAKEN);
+        again = request_join(f, &bound, "node1");
+        assert_int_equal(ask(f, &again, &another), SIGNER_SIGNED);
+        revoke_certificate(f, &answer);
+        assert_int_equal(ask(f, &request, NULL), SIGNER_CERTIFICATE_REVOKED);
+        key_free(f->key);
+        free(f->request);
+        assert_ok(key_new(&f->key));
+        assert_ok(request_new(f->key, &f->request));
+        request = request_join(f, &any, "node1");
+        assert_int_equal(ask(f, &request, NULL), SIGNER_NAME_TAKEN);
+        revoke_certificate(f, &another);
+        /* The token has not been used all the time. */
+        assert_int_equal(ask(f, &request, NULL), SIGNER_SIGNED);
+        assert_int_equal(ask(f, &request, NULL), SIGNER_TOKEN_USED);
+}
+
 static void die(void) {
         (void) raise(SIGKILL);
 }
@@ -316,6 +351,7 @@ int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_join, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_join_refused, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_join_of_a_living_node, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_killed_between, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_concurrent, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_renew, setup, teardown),
