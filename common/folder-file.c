@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -115,27 +116,54 @@ static int make_parents(const char *path) {
         return 0;
 }
 
-int folder_open(const char *path, bool make, mode_t mode) {
-        int fd, r;
+static int open_or_make(const char *path, int flags, bool make, mode_t mode, bool *ret_made) {
+        _cleanup_(close_fdp) int fd = -EBADF;
+        struct stat st;
+        int r;
 
-        fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        *ret_made = false;
+        flags |= O_RDONLY | O_DIRECTORY | O_CLOEXEC;
+        fd = open(path, flags);
         if (fd >= 0 || errno != ENOENT || !make)
-                return fd < 0 ? -errno : fd;
+                return fd < 0 ? -errno : TAKE_FD(fd);
         r = make_parents(path);
         if (r < 0)
                 return r;
-        if (mkdir(path, mode) < 0 && errno != EEXIST)
-                return -errno;
-        fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        if (fd < 0)
-                return -errno;
-        /* Whatever the umask. */
-        if (fchmod(fd, mode) < 0) {
-                r = -errno;
-                close_fd(fd);
+        r = mkdir(path, mode) < 0 ? -errno : 0;
+        if (r < 0 && r != -EEXIST)
                 return r;
-        }
-        return fd;
+        fd = open(path, flags);
+        if (fd < 0 || fstat(fd, &st) < 0)
+                return -errno;
+        /* Somebody may have put another one into its place since. */
+        *ret_made = r >= 0 && st.st_uid == geteuid();
+        /* Whatever the umask. */
+        if (*ret_made && fchmod(fd, mode) < 0)
+                return -errno;
+        return TAKE_FD(fd);
+}
+
+int folder_open(const char *path, bool make, mode_t mode) {
+        bool made;
+
+        return open_or_make(path, 0, make, mode, &made);
+}
+
+int folder_open_for(const char *path, bool make, mode_t mode, const char *owner) {
+        _cleanup_(close_fdp) int fd = -EBADF;
+        const struct passwd *user;
+        struct stat st;
+        bool made;
+
+        fd = open_or_make(path, O_NOFOLLOW, make, mode, &made);
+        if (fd == -ENOTDIR && lstat(path, &st) >= 0 && S_ISLNK(st.st_mode))
+                return -ELOOP;
+        if (fd < 0)
+                return fd;
+        user = made && owner ? getpwnam(owner) : NULL;
+        if (user && fchown(fd, user->pw_uid, user->pw_gid) < 0 && errno != EPERM)
+                return -errno;
+        return TAKE_FD(fd);
 }
 
 static int is_shown(const struct dirent *entry) {

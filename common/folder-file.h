@@ -39,5 +39,10 @@ int folder_read_file(int folder, const char *name, size_t max, char **ret, size_
  * it is not there. Returns the descriptor, -errno. */
 int folder_open(const char *path, bool make, mode_t mode);
 
+/* The same for a folder that is another account's. Its last component is not followed when it is a symbolic
+ * link: -ELOOP. owner: a user's name, NULL: nobody else; a folder that was made by this call, and no other
+ * one, is given to that user, if there is one. */
+int folder_open_for(const char *path, bool make, mode_t mode, const char *owner);
+
 /* Names in it that do not begin with '.', sorted. Returns 0, -errno. */
 int folder_list(int folder, char ***ret);

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* `clupyctl token`: what lets a node into the cluster, once. */
 #include <errno.h>
-#include <pwd.h>
 #include <unistd.h>
 
 #include "fd-util.h"
@@ -23,23 +22,15 @@ static const char *token_folder(const Ctl *ctl) {
  * where there is none, and none is to be made: no token has been made. */
 static int open_folder(const Ctl *ctl, bool make, int *ret) {
         const char *path = token_folder(ctl);
-        const struct passwd *user;
         int fd;
 
-        fd = folder_open(path, make, 0700);
+        fd = folder_open_for(path, make, 0700, streq(path, JOIN_TOKEN_FOLDER) ? "clupy-signer" : NULL);
         if (fd == -ENOENT && !make) {
                 *ret = -EBADF;
                 return 0;
         }
         if (fd < 0)
                 return pki_fail(ctl, fd, path, NULL);
-        user = make && streq(path, JOIN_TOKEN_FOLDER) ? getpwnam("clupy-signer") : NULL;
-        if (user && fchown(fd, user->pw_uid, user->pw_gid) < 0 && errno != EPERM) {
-                int r = -errno;
-
-                close_fd(fd);
-                return pki_fail(ctl, r, path, NULL);
-        }
         *ret = fd;
         return 0;
 }
@@ -239,7 +230,7 @@ static int run(Ctl *ctl) {
 }
 
 static const CtlOption options[] = {
-        { "node", 'n', "NODE", "the token is for this node only" },
+        { "node", 'n', "NODE", "the token is for this node only, also when it is in the cluster" },
         { "valid", 0, "DURATION", "for how long it is good, 15m by default" },
         { "folder", 0, "FOLDER", "the authority's, instead of " AUTHORITY_FOLDER },
         { "tokens", 0, "FOLDER", "the tokens', instead of " JOIN_TOKEN_FOLDER },

@@ -16,15 +16,20 @@
 #include "fd-util.h"
 #include "log.h"
 #include "request.h"
+#include "time-util.h"
 
 enum {
         IDLE_MS = 30000,
         PATIENCE_S = 2, /* of a peer that has connected */
+        MORE_SIZE = 48,
+        TELL_MS = 1000, /* between two lines about what strangers can cause */
 };
 
 typedef struct Signer {
         char *key_path;
         const char *folder, *tokens;
+        uint64_t told_at;  /* CLOCK_MONOTONIC µs of the last line that strangers caused; 0: none */
+        unsigned withheld; /* how many there would have been since */
 } Signer;
 
 static int parse_folder(const char *argument, void *userdata) {
@@ -65,8 +70,30 @@ static bool peer_is_allowed(int fd, uid_t *ret_uid) {
         return master && master->pw_uid == credentials.uid;
 }
 
-static void say(const SignerRequest *request, const SignerOutcome *outcome) {
+/* Whether there is to be a line about what anybody can cause who reaches the master. Then `more` says how
+ * many there were not. */
+static bool may_tell(Signer *signer, char more[static MORE_SIZE]) {
+        uint64_t now = now_usec(CLOCK_MONOTONIC);
+
+        more[0] = '\0';
+        if (signer->told_at > 0 && now < signer->told_at + TELL_MS * USEC_PER_MSEC) {
+                signer->withheld++;
+                return false;
+        }
+        if (signer->withheld > 0)
+                snprintf(more, MORE_SIZE, " (and %u more since)", signer->withheld);
+        signer->told_at = now;
+        signer->withheld = 0;
+        return true;
+}
+
+static void say(Signer *signer, const SignerRequest *request, const SignerOutcome *outcome) {
         const char *what = request->kind == SIGNER_RENEW ? "renewal" : "join";
+        char more[MORE_SIZE] = "";
+
+        /* Only who has a certificate asks for a renewal. */
+        if (outcome->result != SIGNER_SIGNED && request->kind != SIGNER_RENEW && !may_tell(signer, more))
+                return;
 
         switch (outcome->result) {
         case SIGNER_SIGNED:
@@ -76,16 +103,17 @@ static void say(const SignerRequest *request, const SignerOutcome *outcome) {
                            request->kind == SIGNER_JOIN ? request->token : "");
                 break;
         case SIGNER_FAILED:
-                log_error_errno(outcome->error, "Cannot sign (%s): %s", what, outcome->what ?: "libcrypto");
+                log_error_errno(outcome->error, "Cannot sign (%s): %s%s", what, outcome->what ?: "libcrypto",
+                                more);
                 break;
         default:
-                log_warning("Refused a %s: %s%s%.16s", what, signer_result_to_string(outcome->result),
+                log_warning("Refused a %s: %s%s%.16s%s", what, signer_result_to_string(outcome->result),
                             request->kind == SIGNER_JOIN ? ", token " : "",
-                            request->kind == SIGNER_JOIN ? request->token : "");
+                            request->kind == SIGNER_JOIN ? request->token : "", more);
         }
 }
 
-static void serve(const Signer *signer, int fd) {
+static void serve(Signer *signer, int fd) {
         /* One byte more than there may be. */
         union {
                 SignerRequest request;
@@ -94,11 +122,14 @@ static void serve(const Signer *signer, int fd) {
         const struct timeval patience = { .tv_sec = PATIENCE_S };
         SignerAnswer answer;
         SignerOutcome outcome;
+        char more[MORE_SIZE];
         uid_t uid = 0;
         ssize_t n;
 
         if (!peer_is_allowed(fd, &uid)) {
-                log_warning("Refused a connection of uid %u: only clupy-masterd may ask", uid);
+                if (may_tell(signer, more))
+                        log_warning("Refused a connection of uid %u: only clupy-masterd may ask%s", uid,
+                                    more);
                 return;
         }
         if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) < 0 ||
@@ -117,21 +148,24 @@ static void serve(const Signer *signer, int fd) {
                                          .now = (int64_t) time(NULL) },
                       message.bytes, (size_t) n, &answer, &outcome);
         message.request.token[sizeof(message.request.token) - 1] = '\0';
-        say(&message.request, &outcome);
+        say(signer, &message.request, &outcome);
         explicit_bzero(&message, sizeof(message));
         if (send(fd, &answer, sizeof(answer), MSG_NOSIGNAL) < 0)
                 log_warning_errno(errno, "Cannot answer");
 }
 
-static int run(const Signer *signer, int listener) {
+static int run(Signer *signer, int listener) {
         struct pollfd poll_fd = { .fd = listener, .events = POLLIN };
 
         for (;;) {
                 _cleanup_(close_fdp) int fd = -EBADF;
                 int n = poll(&poll_fd, 1, IDLE_MS);
 
-                if (n == 0)
+                if (n == 0) {
+                        if (signer->withheld > 0)
+                                log_warning("Refused %u more since", signer->withheld);
                         return EXIT_SUCCESS;
+                }
                 if (n < 0 && errno == EINTR)
                         continue;
                 fd = n < 0 ? -EBADF : accept4(listener, NULL, NULL, SOCK_CLOEXEC);
