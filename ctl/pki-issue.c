@@ -89,34 +89,40 @@ static void print_place(const Identity *identity) {
                      "user.key");
 }
 
-int pki_print_issued(const Ctl *ctl, X509 *certificate, const char *folder, bool key) {
+static int add_issued(json_object *to, const Issued *issued, const char *folder) {
+        int r = pki_add_json(to, issued);
+
+        return r < 0 ? r : json_add_string(to, "folder", folder);
+}
+
+static void print_issued(const Issued *issued, const char *folder, bool key) {
+        _cleanup_(freep) char *until = format_time(issued->not_after * 1000);
+
+        printf("%s, serial %s, good until %s\n  %s/%s%s\n", IDENTITY_STRING(&issued->identity),
+               issued->serial, strempty(until), folder, pki_certificate_file(issued->identity.role),
+               key ? ", with its key, ca.crt and ca.crl" : "");
+}
+
+static int print_new(const Ctl *ctl, X509 *certificate, const char *folder) {
+        _cleanup_(json_putp) json_object *json = NULL;
         Issued issued = { 0 };
         int r;
 
         r = issued_from(certificate, NULL, pki_now(), &issued);
         if (r < 0)
                 return ctl_fail_memory(ctl);
-        if (ctl->json) {
-                _cleanup_(json_putp) json_object *json = NULL;
-
+        if (!ctl->json) {
+                print_issued(&issued, folder, true);
+                if (ctl_option(ctl, "out"))
+                        print_place(&issued.identity);
+                else
+                        print_copy(&issued.identity, folder);
+        } else {
                 r = json_new_object(&json);
                 if (r >= 0)
-                        r = pki_add_json(json, &issued);
-                if (r >= 0)
-                        r = json_add_string(json, "folder", folder);
+                        r = add_issued(json, &issued, folder);
                 if (r >= 0)
                         ctl_print_json(ctl, json);
-        } else {
-                _cleanup_(freep) char *until = format_time(issued.not_after * 1000);
-
-                printf("%s, serial %s, good until %s\n", IDENTITY_STRING(&issued.identity), issued.serial,
-                       strempty(until));
-                printf("  %s/%s%s\n", folder, pki_certificate_file(issued.identity.role),
-                       key ? ", with its key, ca.crt and ca.crl" : "");
-                if (key && ctl_option(ctl, "out"))
-                        print_place(&issued.identity);
-                else if (key)
-                        print_copy(&issued.identity, folder);
         }
         certificate_free(issued.certificate);
         return r < 0 ? ctl_fail_memory(ctl) : CTL_OK;
@@ -141,6 +147,10 @@ static int parse_identity(const Ctl *ctl, Identity *ret) {
                         "'%s' is no name: 1 to 64 letters, digits and . _ @ -, the first a letter or "
                         "a digit",
                         name);
+        /* Root of the master's machine is the owner `root` too. */
+        if (role == IDENTITY_USER && streq(name, "root"))
+                return ctl_fail(ctl, CTL_USAGE, "usage",
+                                "root is no ordinary user: use clupyctl pki issue admin root");
         if (role != IDENTITY_MASTER && ctl_option(ctl, "name"))
                 return ctl_fail(ctl, CTL_USAGE, "usage", "only the master's certificate has host names");
         return 0;
@@ -240,7 +250,8 @@ int pki_issue(Ctl *ctl) {
                 return pki_fail(ctl, r, path, file);
         }
         record(certificate, "issue", "issued", path);
-        return pki_print_issued(ctl, TAKE_PTR(certificate), path, true);
+        a = authority_close(a);
+        return print_new(ctl, TAKE_PTR(certificate), path);
 }
 
 /* The certificate of that role in the authority's own folder, if it has this key. */
@@ -253,20 +264,98 @@ static bool is_own(Authority *a, const char *name, const EVP_PKEY *key) {
                certificate_from_pem(text, size, &own) >= 0 && certificate_has_key(own, key);
 }
 
-static int renew_one(Ctl *ctl, Authority *a, const Issued *former, unsigned days) {
-        _cleanup_(certificate_freep) X509 *certificate = NULL;
-        _cleanup_(freep) char *path = NULL, *pem = NULL;
-        _cleanup_(close_fdp) int folder = -EBADF;
+/* A certificate that is to be renewed, and the folder that the new one goes to. */
+typedef struct Target {
+        const Issued *former;
+        char *folder;
+} Target;
+
+typedef struct Targets {
+        Target *list;
+        size_t n, capacity;
+} Targets;
+
+static void targets_done(Targets *targets) {
+        for (size_t i = 0; i < targets->n; i++)
+                free(targets->list[i].folder);
+        free(targets->list);
+}
+
+static int targets_add(const Ctl *ctl, Authority *a, const Issued *former, Targets *targets) {
         const char *name = pki_certificate_file(former->identity.role);
+        char *folder;
+
+        if (ARRAY_RESERVE(targets->list, targets->capacity, targets->n + 1) < 0)
+                return -ENOMEM;
+        /* Users' certificates do not lie in this folder, whatever user.crt is there. */
+        folder = !ctl_option(ctl, "out") && is_own(a, name, certificate_key(former->certificate))
+                         ? strdup(pki_folder(ctl))
+                         : made_folder(ctl, &former->identity);
+        if (!folder)
+                return -ENOMEM;
+        targets->list[targets->n++] = (Target){ .former = former, .folder = folder };
+        return 0;
+}
+
+/* Whether the folder has a pair of that name with another key, which the certificate would not belong to. */
+static bool has_other_pair(const Target *target) {
+        _cleanup_(certificate_freep) X509 *certificate = NULL;
+        IdentityRole role = target->former->identity.role;
+        const X509 *former = target->former->certificate;
+        _cleanup_(secret_freep) char *secret = NULL;
+        _cleanup_(key_freep) EVP_PKEY *key = NULL;
+        _cleanup_(close_fdp) int folder = -EBADF;
+        _cleanup_(freep) char *text = NULL;
+        size_t size;
+
+        folder = folder_open(target->folder, false, 0);
+        if (folder < 0)
+                return false;
+        if (folder_read_file(folder, pki_certificate_file(role), CERTIFICATE_PEM_MAX, &text, &size) >= 0 &&
+            certificate_from_pem(text, size, &certificate) >= 0 &&
+            !certificate_has_key(former, certificate_key(certificate)))
+                return true;
+        return folder_read_file(folder, pki_key_file(role), CERTIFICATE_PEM_MAX, &secret, &size) >= 0 &&
+               key_from_pem(secret, size, &key) >= 0 && !certificate_has_key(former, key);
+}
+
+/* Before anything is signed: no pair is torn apart. */
+static int check_targets(const Ctl *ctl, const Targets *targets) {
+        for (size_t i = 0; i < targets->n; i++) {
+                const Target *one = targets->list + i;
+                const char *name = pki_certificate_file(one->former->identity.role);
+
+                for (size_t k = 0; k < i; k++) {
+                        const Target *other = targets->list + k;
+
+                        if (streq(one->folder, other->folder) &&
+                            streq(name, pki_certificate_file(other->former->identity.role)))
+                                return ctl_fail(
+                                        ctl, CTL_USAGE, "ambiguous",
+                                        "serial %s (%s) and serial %s (%s) have keys of their own, and both "
+                                        "would become %s/%s: name one of them by its serial number",
+                                        other->former->serial, IDENTITY_STRING(&other->former->identity),
+                                        one->former->serial, IDENTITY_STRING(&one->former->identity),
+                                        one->folder, name);
+                }
+                if (has_other_pair(one))
+                        return ctl_fail(ctl, CTL_FAILED, "exists",
+                                        "in %s there is %s of another key than that of serial %s (%s): name "
+                                        "another folder with --out; nothing was changed",
+                                        one->folder, name, one->former->serial,
+                                        IDENTITY_STRING(&one->former->identity));
+        }
+        return 0;
+}
+
+static int renew_one(Ctl *ctl, Authority *a, const Target *target, unsigned days, PkiRenewals *renewals) {
+        _cleanup_(certificate_freep) X509 *certificate = NULL;
+        const Issued *former = target->former;
+        const char *name = pki_certificate_file(former->identity.role), *path = target->folder;
+        _cleanup_(close_fdp) int folder = -EBADF;
+        _cleanup_(freep) char *pem = NULL;
         int r;
 
-        /* Users' certificates do not lie in this folder, whatever user.crt is there. */
-        if (!ctl_option(ctl, "out") && is_own(a, name, certificate_key(former->certificate)))
-                path = strdup(pki_folder(ctl));
-        else
-                path = made_folder(ctl, &former->identity);
-        if (!path)
-                return ctl_fail_memory(ctl);
         r = open_made(ctl, path, &folder);
         if (r != 0)
                 return r;
@@ -287,7 +376,7 @@ static int renew_one(Ctl *ctl, Authority *a, const Issued *former, unsigned days
         if (r < 0)
                 return pki_fail(ctl, r, path, name);
         record(certificate, "renew", "renewed", path);
-        return pki_print_issued(ctl, TAKE_PTR(certificate), path, false);
+        return pki_renewals_add(renewals, TAKE_PTR(certificate), path) < 0 ? ctl_fail_memory(ctl) : 0;
 }
 
 /* Of several certificates for one key only the last one is renewed. */
@@ -301,9 +390,10 @@ static bool is_superseded(const Issued *list, const bool *chosen, size_t n, size
         return false;
 }
 
-static int renew_chosen(Ctl *ctl, Authority *a, const Issued *list, size_t n, unsigned days) {
+static int renew_chosen(Ctl *ctl, Authority *a, const Issued *list, size_t n, unsigned days,
+                        PkiRenewals *renewals) {
         _cleanup_(freep) bool *chosen = newn0(bool, n + 1);
-        bool any = false;
+        _cleanup_(targets_done) Targets targets = { 0 };
         int r = 0;
 
         if (!chosen)
@@ -320,24 +410,98 @@ static int renew_chosen(Ctl *ctl, Authority *a, const Issued *list, size_t n, un
                     is_own(a, name, certificate_key(list[i].certificate)))
                         chosen[i] = true;
         }
-        for (size_t i = 0; i < n && r == 0; i++)
-                if (chosen[i] && !is_superseded(list, chosen, n, i)) {
-                        any = true;
-                        r = renew_one(ctl, a, list + i, days);
-                }
-        if (r == 0 && !any)
+        for (size_t i = 0; i < n; i++)
+                if (chosen[i] && !is_superseded(list, chosen, n, i) &&
+                    targets_add(ctl, a, list + i, &targets) < 0)
+                        return ctl_fail_memory(ctl);
+        r = check_targets(ctl, &targets);
+        for (size_t i = 0; i < targets.n && r == 0; i++)
+                r = renew_one(ctl, a, targets.list + i, days, renewals);
+        if (r == 0 && targets.n == 0)
                 return ctl_fail(ctl, CTL_NOT_FOUND, "not-found",
                                 "%s has no certificate of this machine that is valid; name those to renew",
                                 pki_folder(ctl));
         return r;
 }
 
+void pki_renewals_done(PkiRenewals *renewals) {
+        for (size_t i = 0; i < renewals->n; i++) {
+                certificate_free(renewals->list[i].certificate);
+                free(renewals->list[i].folder);
+        }
+        free(renewals->list);
+}
+
+int pki_renewals_add(PkiRenewals *renewals, X509 *certificate, const char *folder) {
+        _cleanup_(certificate_freep) X509 *taken = certificate;
+        char *copy;
+
+        if (ARRAY_RESERVE(renewals->list, renewals->capacity, renewals->n + 1) < 0)
+                return -ENOMEM;
+        copy = strdup(folder);
+        if (!copy)
+                return -ENOMEM;
+        renewals->list[renewals->n++] = (PkiRenewed){ .certificate = TAKE_PTR(taken), .folder = copy };
+        return 0;
+}
+
+/* json: an array, or NULL: for people. Takes the certificate. */
+static int tell_renewed(PkiRenewed *renewed, json_object *json) {
+        Issued issued = { 0 };
+        json_object *one;
+        int r;
+
+        r = issued_from(TAKE_PTR(renewed->certificate), NULL, pki_now(), &issued);
+        if (r < 0)
+                return r;
+        if (!json)
+                print_issued(&issued, renewed->folder, false);
+        else {
+                r = json_append_new_object(json, &one);
+                if (r >= 0)
+                        r = add_issued(one, &issued, renewed->folder);
+        }
+        certificate_free(issued.certificate);
+        return r;
+}
+
+static int print_renewed(const Ctl *ctl, PkiRenewals *renewals) {
+        _cleanup_(json_putp) json_object *json = NULL;
+        json_object *array = NULL;
+        int r = 0;
+
+        if (ctl->json) {
+                r = json_new_object(&json);
+                if (r >= 0)
+                        r = json_add_new_array(json, "renewed", &array);
+        }
+        for (size_t i = 0; i < renewals->n && r >= 0; i++)
+                r = tell_renewed(renewals->list + i, array);
+        if (r < 0)
+                return ctl_fail_memory(ctl);
+        if (ctl->json)
+                ctl_print_json(ctl, json);
+        return CTL_OK;
+}
+
+static int renew_here(Ctl *ctl, Authority *a, unsigned days, PkiRenewals *renewals) {
+        size_t n, strange;
+        Issued *list;
+        int r;
+
+        r = authority_list(a, pki_now(), &list, &n, &strange);
+        if (r < 0)
+                return pki_fail(ctl, r, pki_folder(ctl), "issued");
+        r = renew_chosen(ctl, a, list, n, days, renewals);
+        issued_free(list, n);
+        return r;
+}
+
 int pki_renew(Ctl *ctl) {
         static const char *const allowed[] = { "folder", "days", "out", NULL };
+        _cleanup_(pki_renewals_done) PkiRenewals renewals = { 0 };
         _cleanup_(authority_closep) Authority *a = NULL;
-        size_t n, strange;
         const char *file;
-        Issued *list;
         unsigned days;
         int r;
 
@@ -349,13 +513,14 @@ int pki_renew(Ctl *ctl) {
         r = authority_open(pki_folder(ctl), AUTHORITY_SIGN, NULL, &a, &file);
         /* Where there is no authority the master is asked. */
         if (r == -ENOENT && ctl->n_operands == 1)
-                return pki_renew_remotely(ctl);
-        if (r < 0)
+                r = pki_renew_remotely(ctl, &renewals);
+        else if (r < 0)
                 return pki_fail(ctl, r, pki_folder(ctl), file);
-        r = authority_list(a, pki_now(), &list, &n, &strange);
-        if (r < 0)
-                return pki_fail(ctl, r, pki_folder(ctl), "issued");
-        r = renew_chosen(ctl, a, list, n, days);
-        issued_free(list, n);
-        return r;
+        else
+                r = renew_here(ctl, a, days, &renewals);
+        a = authority_close(a);
+        /* Of a failure JSON tells that alone, people also what was done before. */
+        if (r != 0 && ctl->json)
+                return r;
+        return print_renewed(ctl, &renewals) ?: r;
 }

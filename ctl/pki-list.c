@@ -211,18 +211,21 @@ static int parse_reason(const Ctl *ctl, RevocationReason *ret) {
 }
 
 static void print_revoked(const Issued *list, size_t n) {
-        bool master = false;
+        size_t n_master = 0;
 
         for (size_t i = 0; i < n; i++) {
                 printf("revoked: %s, serial %s\n", IDENTITY_STRING(&list[i].identity), list[i].serial);
-                master = master || list[i].identity.role == IDENTITY_MASTER;
+                n_master += list[i].identity.role == IDENTITY_MASTER;
         }
-        if (master)
-                puts("Clients and nodes learn that the master's certificate is revoked from their own "
-                     "copies of\n"
-                     "ca.crl: copy it to them.");
-        else
+        if (n_master < n)
                 puts("The master closes what is open with it within 5 s, and refuses it from now on.");
+        if (n_master > 0)
+                puts("The master goes on showing its own until it has another one: clupyctl pki issue "
+                     "master\n"
+                     "Nodes refuse it from when they have the new ca.crl: copy that to each of them. "
+                     "Clients have\n"
+                     "no such list: who has the key of that certificate can be the master to them until it "
+                     "expires.");
 }
 
 static int revoke_chosen(Ctl *ctl, Authority *a, Issued *list, size_t n, RevocationReason reason) {
@@ -244,6 +247,7 @@ static int revoke_chosen(Ctl *ctl, Authority *a, Issued *list, size_t n, Revocat
                         revoked[n_revoked++] = list[i];
                 }
         r = authority_revoke(a, certificates, n_revoked, reason, pki_now());
+        authority_unlock(a);
         if (r < 0)
                 return pki_fail(ctl, r, pki_folder(ctl), "ca.crl");
         for (size_t i = 0; i < n_revoked; i++) {

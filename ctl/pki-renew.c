@@ -78,7 +78,7 @@ static void write_revoked(const Renewal *renewal, const TlsMaterial *material, j
                                          FOLDER_REPLACE);
 }
 
-static int renew(Ctl *ctl, const Renewal *renewal) {
+static int renew(Ctl *ctl, const Renewal *renewal, PkiRenewals *renewals) {
         const TlsContextOptions options = { .side = TLS_CLIENT,
                                             .role = renewal->role,
                                             .paths = renewal->paths };
@@ -122,7 +122,7 @@ static int renew(Ctl *ctl, const Renewal *renewal) {
                 return pki_fail(ctl, r, path, name);
         write_revoked(renewal, tls_context_material(tls), answer, folder);
         path[strlen(path) - 1] = '\0';
-        return pki_print_issued(ctl, TAKE_PTR(certificate), path, false);
+        return pki_renewals_add(renewals, TAKE_PTR(certificate), path) < 0 ? ctl_fail_memory(ctl) : 0;
 }
 
 static bool exists(const char *path) {
@@ -140,7 +140,7 @@ static int parse_masters(const Ctl *ctl, const char *url, Address **ret, size_t 
 }
 
 /* The node's, of the master that it is a node of. */
-static int renew_agent(Ctl *ctl, const char *master, bool *ret_any) {
+static int renew_agent(Ctl *ctl, const char *master, PkiRenewals *renewals, bool *ret_any) {
         _cleanup_(freep) Address *masters = NULL;
         _cleanup_(freep) char *message = NULL;
         ServerConfig config = { 0 };
@@ -159,13 +159,13 @@ static int renew_agent(Ctl *ctl, const char *master, bool *ret_any) {
                                             config.tls_revoked };
                 renewal.masters = masters ?: config.masters;
                 renewal.n_masters = masters ? n_masters : config.n_masters;
-                r = renew(ctl, &renewal);
+                r = renew(ctl, &renewal, renewals);
         }
         server_config_done(&config);
         return r;
 }
 
-static int renew_user(Ctl *ctl, const char *master, bool *ret_any) {
+static int renew_user(Ctl *ctl, const char *master, PkiRenewals *renewals, bool *ret_any) {
         _cleanup_(freep) Address *masters = NULL;
         _cleanup_(freep) char *message = NULL;
         Renewal renewal = { .role = IDENTITY_USER };
@@ -184,13 +184,13 @@ static int renew_user(Ctl *ctl, const char *master, bool *ret_any) {
                                             .key = config.key,
                                             .authority = config.authority };
                 if (r == 0)
-                        r = renew(ctl, &renewal);
+                        r = renew(ctl, &renewal, renewals);
         }
         client_config_done(&config);
         return r;
 }
 
-int pki_renew_remotely(Ctl *ctl) {
+int pki_renew_remotely(Ctl *ctl, PkiRenewals *renewals) {
         const char *master = ctl->master ?: getenv("CLUPY_MASTER_URL");
         bool any = false;
         int r = 0;
@@ -203,9 +203,9 @@ int pki_renew_remotely(Ctl *ctl) {
         if (isempty(master))
                 master = NULL;
         if (geteuid() == 0)
-                r = renew_agent(ctl, master, &any);
+                r = renew_agent(ctl, master, renewals, &any);
         if (r == 0)
-                r = renew_user(ctl, master, &any);
+                r = renew_user(ctl, master, renewals, &any);
         if (r == 0 && !any)
                 return ctl_fail(ctl, CTL_NOT_FOUND, "not-found",
                                 "there is no certificate to renew: neither %s/agent.crt (for root) nor "

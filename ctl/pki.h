@@ -65,9 +65,21 @@ void pki_complete(const char *verb, const char *part, const char *role, size_t o
  * after it has told the user what went wrong. */
 int pki_select(const Ctl *ctl, const Issued *list, size_t n, const char *selector, bool *chosen);
 
-/* Says what was issued, or renewed (key: with a new key, and what has to be copied). Takes the certificate.
- * Returns the exit status. */
-int pki_print_issued(const Ctl *ctl, X509 *certificate, const char *folder, bool key);
+/* What was renewed, to be told at the end: in JSON all of it is one object. */
+typedef struct PkiRenewed {
+        X509 *certificate;
+        char *folder;
+} PkiRenewed;
 
-/* Renews this machine's certificates through the master: there is no authority here. */
-int pki_renew_remotely(Ctl *ctl);
+typedef struct PkiRenewals {
+        PkiRenewed *list;
+        size_t n, capacity;
+} PkiRenewals;
+
+void pki_renewals_done(PkiRenewals *renewals);
+/* Takes the certificate, also on failure. Returns 0, -ENOMEM. */
+int pki_renewals_add(PkiRenewals *renewals, X509 *certificate, const char *folder);
+
+/* Renews this machine's certificates through the master: there is no authority here. Returns the exit
+ * status; renewals has what was renewed, also when it is not 0. */
+int pki_renew_remotely(Ctl *ctl, PkiRenewals *renewals);

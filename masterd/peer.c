@@ -335,6 +335,10 @@ static bool check_certificate(Peer *peer, PeerRole role, json_object *json) {
                                                            : strformat("The certificate is that of %s: a "
                                                                        "node needs one of the role agent",
                                                                        IDENTITY_STRING(identity));
+        } else if (identity->role == IDENTITY_USER && streq(identity->name, "root")) {
+                /* Its calls would be those of root of this machine. */
+                message = strdup("The certificate is that of a user called root, who has to be an "
+                                 "administrator: clupyctl pki issue admin root");
         } else if (identity->role == IDENTITY_USER || identity->role == IDENTITY_ADMIN) {
                 if (free_and_strdup(&peer->owner, identity->name) < 0) {
                         peer_close(peer, -ENOMEM, NULL);

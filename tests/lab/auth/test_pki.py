@@ -251,7 +251,7 @@ def test_renewal_needs_no_restart(lab: Lab, wait_until: Wait) -> None:
     show = ["systemctl", "show", "--value", "--property=MainPID,NRestarts"]
     agent, daemon = node.run([*show, "clupy-agent"]).stdout, master.run([*show, "clupy-masterd"]).stdout
     before = node.run(["cat", f"{PKI}/agent.crt", f"{PKI}/agent.key"]).stdout
-    renewed = ctl(node, "pki", "renew")
+    [renewed] = ctl(node, "pki", "renew")["renewed"]
     assert renewed["name"] == "agent1"
     assert renewed["serial"] in serials(lab, "agent1")
     after = node.run(["cat", f"{PKI}/agent.crt", f"{PKI}/agent.key"]).stdout
@@ -264,7 +264,7 @@ def test_renewal_needs_no_restart(lab: Lab, wait_until: Wait) -> None:
     assert master.run([*show, "clupy-masterd"]).stdout == daemon
     assert node_state(lab, "agent1") == "ready"
     # Users do it too, for themselves.
-    mine = ctl(lab.node("client"), "pki", "renew", user="user")
+    [mine] = ctl(lab.node("client"), "pki", "renew", user="user")["renewed"]
     assert (mine["role"], mine["name"]) == ("user", "user")
 
 

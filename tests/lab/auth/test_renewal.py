@@ -97,8 +97,8 @@ def presented(lab: Lab) -> str:
 
 
 def ctl(node: Node, *arguments: str, user: str = "root") -> Any:
-    """The first line that clupyctl --json prints; pki renew prints one for each certificate."""
-    return json.loads(node.run(["clupyctl", "--json", *arguments], user).stdout.splitlines()[0])
+    """What clupyctl --json prints."""
+    return json.loads(node.run(["clupyctl", "--json", *arguments], user).stdout)
 
 
 def warnings(lab: Lab) -> list[str]:
@@ -129,7 +129,7 @@ def test_master(lab: Lab, issuer: Authority, witness: Caller, wait_until: Wait) 
 def test_agent(lab: Lab, issuer: Authority, witness: Caller, wait_until: Wait) -> None:
     master, agent = lab.node("master"), lab.node("agent1")
     still, before, mark = Still(lab), serial_of(agent, f"{PKI}/agent.crt"), now(agent)
-    renewed = ctl(agent, "pki", "renew")
+    renewed = ctl(agent, "pki", "renew")["renewed"][0]
     assert (renewed["role"], renewed["name"]) == ("agent", "agent1")
     after = serial_of(agent, f"{PKI}/agent.crt")
     assert after == renewed["serial"] != before
@@ -154,7 +154,7 @@ def test_user(lab: Lab, issuer: Authority, witness: Caller, wait_until: Wait) ->
     master, client = lab.node("master"), lab.node("client")
     still, file = Still(lab), "/home/user/.config/clupy/user.crt"
     before = serial_of(client, file)
-    renewed = ctl(client, "pki", "renew", user="user")
+    [renewed] = ctl(client, "pki", "renew", user="user")["renewed"]
     assert (renewed["role"], renewed["name"]) == ("user", "user")
     assert serial_of(client, file) == renewed["serial"] != before
     witness.check()

@@ -125,7 +125,7 @@ static void test_usage(void **state) {
 
 static void test_life(void **state) {
         const Fixture *f = *state;
-        _cleanup_(json_putp) json_object *made = NULL, *list = NULL, *again = NULL;
+        _cleanup_(json_putp) json_object *made = NULL, *list = NULL, *again = NULL, *renewed = NULL;
         json_object *one;
 
         made = run_json(f,
@@ -169,9 +169,18 @@ static void test_life(void **state) {
                    "revoked already");
         assert_run(f, "clupyctl --json pki renew user:alice --folder @/p", CTL_NOT_FOUND, "revoked already");
         assert_run(f, "clupyctl pki renew --folder @/p", CTL_OK, "/master.crt");
+        assert_run(f, "clupyctl --json pki issue user root --folder @/p", CTL_USAGE, "issue admin root");
+        assert_run(f, "clupyctl pki issue admin root --folder @/p", CTL_OK, "admin root");
+        /* One object, however many there are. */
+        renewed = run_json(f, "clupyctl --json pki renew admin:alice admin:root --folder @/p", CTL_OK);
+        assert_int_equal(member_length(renewed, "renewed"), 2);
+        assert_string_equal(
+                member_string(json_object_array_get_idx(member_object(renewed, "renewed"), 0), "name"),
+                "alice");
+        assert_run(f, "clupyctl pki revoke admin:root admin:alice --folder @/p", CTL_OK, "revoked");
 
         list = run_json(f, "clupyctl pki list --json --folder @/p", CTL_OK);
-        assert_int_equal(member_length(list, "certificates"), 6); /* two of master, two of user */
+        assert_int_equal(member_length(list, "certificates"), 9); /* two of each but of node1 */
         one = json_object_array_get_idx(member_object(list, "certificates"), 3);
         assert_true(member_int(one, "not_after") > INT64_C(1600000000000) &&
                     member_int(one, "revoked_at") > INT64_C(1600000000000));
@@ -193,7 +202,7 @@ static void test_life(void **state) {
 static void test_token(void **state) {
         const Fixture *f = *state;
         _cleanup_(json_putp) json_object *token = NULL, *list = NULL;
-        _cleanup_(freep) char *line = NULL;
+        _cleanup_(freep) char *line = NULL, *elsewhere = NULL, *link = NULL;
 
         assert_run(f, "clupyctl pki init --folder @/p", CTL_OK, "Next: ");
         assert_run(f, "clupyctl token new --folder @/p --tokens @/t/tokens", CTL_OK, "clupy-join-");
@@ -214,6 +223,82 @@ static void test_token(void **state) {
         assert_int_equal(member_length(list, "tokens"), 2);
         assert_run(f, line, CTL_NOT_FOUND, "not-found");
         assert_run(f, "clupyctl token list --tokens @/t/tokens", CTL_OK, "revoked");
+        /* Who owns the folder above might let root write elsewhere. */
+        elsewhere = strformat("%s/elsewhere", f->base);
+        link = strformat("%s/t/link", f->base);
+        assert_ok(mkdir(elsewhere, 0755));
+        assert_ok(symlink(elsewhere, link));
+        assert_run(f, "clupyctl --json token new --folder @/p --tokens @/t/link", CTL_FAILED,
+                   "is a symbolic link");
+        assert_run(f, "clupyctl --json token list --tokens @/t/link", CTL_FAILED, "is a symbolic link");
+        assert_ok(rmdir(elsewhere)); /* it is empty */
+}
+
+/* Who reads waits for nobody; who would sign, not for ever. */
+static void test_lock(void **state) {
+        const Fixture *f = *state;
+        _cleanup_(freep) char *folder = strformat("%s/p", f->base);
+        _cleanup_(authority_closep) Authority *a = NULL;
+        const char *file;
+
+        assert_run(f, "clupyctl pki init --folder @/p", CTL_OK, "Next: ");
+        assert_ok(authority_open(folder, AUTHORITY_SIGN, NULL, &a, &file));
+        assert_run(f, "clupyctl --json pki list --folder @/p", CTL_OK, "certificates");
+        assert_run(f, "clupyctl --json pki issue agent node1 --folder @/p", CTL_FAILED, "\"busy\"");
+        authority_unlock(a);
+        assert_run(f, "clupyctl --json pki issue agent node1 --folder @/p", CTL_OK, "node1");
+}
+
+static char *serial_of(const Fixture *f, const char *file) {
+        _cleanup_(freep) char *line = strformat("clupyctl --json pki show %s --folder @/p", file);
+        _cleanup_(json_putp) json_object *json = run_json(f, line, CTL_OK);
+
+        return strdup(member_string(json, "serial"));
+}
+
+/* Two pairs of one name: neither gets the other's certificate. */
+static void test_renew_pairs(void **state) {
+        const Fixture *f = *state;
+        _cleanup_(freep) char *one = NULL, *two = NULL, *printed = NULL, *line = NULL, *again = NULL,
+                              *kept = NULL;
+
+        assert_run(f, "clupyctl pki init --folder @/p", CTL_OK, "Next: ");
+        assert_run(f, "clupyctl pki issue user bob --folder @/p --out @/one", CTL_OK, "user bob");
+        assert_run(f, "clupyctl pki issue user bob --folder @/p --out @/two", CTL_OK, "user bob");
+        one = serial_of(f, "@/one/user.crt");
+        two = serial_of(f, "@/two/user.crt");
+        printed = run(f, "clupyctl --json pki renew user:bob --folder @/p", CTL_USAGE);
+        assert_true(strstr(printed, "\"ambiguous\"") && strstr(printed, one) && strstr(printed, two));
+        /* Named by its serial number, but to the other one's place. */
+        line = strformat("clupyctl --json pki renew %s --folder @/p --out @/two", one);
+        assert_run(f, line, CTL_FAILED, "\"exists\"");
+        kept = serial_of(f, "@/two/user.crt");
+        assert_string_equal(kept, two);
+        free(line);
+        line = strformat("clupyctl --json pki renew %s --folder @/p --out @/one", one);
+        assert_run(f, line, CTL_OK, "\"renewed\"");
+        again = serial_of(f, "@/one/user.crt");
+        assert_string_not_equal(again, one);
+        /* Nor do two users become one. */
+        assert_run(f, "clupyctl pki issue user carol --folder @/p", CTL_OK, "user carol");
+        free(line);
+        line = strformat("clupyctl --json pki renew %s carol --folder @/p --out @/three", two);
+        assert_run(f, line, CTL_USAGE, "\"ambiguous\"");
+}
+
+/* What the command says is what happens next. */
+static void test_revoke_master(void **state) {
+        const Fixture *f = *state;
+        _cleanup_(freep) char *alone = NULL, *both = NULL;
+
+        assert_run(f, "clupyctl pki init --folder @/p", CTL_OK, "Next: ");
+        alone = run(f, "clupyctl pki revoke master --folder @/p", CTL_OK);
+        assert_true(strstr(alone, "pki issue master") && strstr(alone, "ca.crl") &&
+                    !strstr(alone, "within 5 s"));
+        assert_run(f, "clupyctl pki issue master --folder @/p", CTL_OK, "master");
+        assert_run(f, "clupyctl pki issue user bob --folder @/p", CTL_OK, "user bob");
+        both = run(f, "clupyctl pki revoke master bob --folder @/p", CTL_OK);
+        assert_true(strstr(both, "pki issue master") && strstr(both, "within 5 s"));
 }
 
 int main(void) {
@@ -221,6 +306,9 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(test_usage, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_life, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_token, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_lock, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_renew_pairs, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_revoke_master, setup, teardown),
         };
 
         setlocale(LC_CTYPE, "");
