@@ -30,6 +30,7 @@ struct Gate {
         uint64_t refused[_GATE_REASON_MAX];
         void (*notify)(Gate *gate, GateReason reason, void *userdata);
         void *userdata;
+        ListLink waiting;
         Place *places; /* calloc()ed: memory that nobody has used yet is not there */
 };
 
@@ -74,6 +75,7 @@ int gate_new(const GateLimits *limits, Gate **ret) {
         }
         gate->n_ref = 1;
         gate->limits = *limits;
+        list_init(&gate->waiting);
         *ret = gate;
         return 0;
 }
@@ -135,7 +137,8 @@ static Place *place_find(const Gate *gate, const GateOrigin *origin, uint64_t no
         return best;
 }
 
-GateReason gate_enter(Gate *gate, const GateOrigin *origin, uint64_t now, size_t *ret_ticket) {
+GateReason gate_enter_instead(Gate *gate, const GateOrigin *origin, uint64_t now,
+                              bool (*room)(void *userdata), void *userdata, size_t *ret_ticket) {
         Place *place = place_find(gate, origin, now);
         const GateLimits *limits = &gate->limits;
         GateReason reason = GATE_OPEN;
@@ -148,7 +151,8 @@ GateReason gate_enter(Gate *gate, const GateOrigin *origin, uint64_t now, size_t
                         place->level -= TOKEN;
                 if (limits->unproven_per_origin > 0 && place->n >= limits->unproven_per_origin)
                         reason = GATE_PER_ORIGIN;
-                else if (limits->unproven > 0 && gate->unproven >= limits->unproven)
+                else if (limits->unproven > 0 && gate->unproven >= limits->unproven &&
+                         (!room || !room(userdata)))
                         reason = GATE_UNPROVEN;
         }
         if (reason != GATE_OPEN) {
@@ -159,6 +163,14 @@ GateReason gate_enter(Gate *gate, const GateOrigin *origin, uint64_t now, size_t
         gate->unproven++;
         *ret_ticket = (size_t) (place - gate->places);
         return GATE_OPEN;
+}
+
+GateReason gate_enter(Gate *gate, const GateOrigin *origin, uint64_t now, size_t *ret_ticket) {
+        return gate_enter_instead(gate, origin, now, NULL, NULL, ret_ticket);
+}
+
+ListLink *gate_waiting(Gate *gate) {
+        return &gate->waiting;
 }
 
 void gate_leave(Gate *gate, size_t ticket) {

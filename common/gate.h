@@ -7,11 +7,12 @@
 #include <sys/socket.h>
 #include <sys/types.h>
 
+#include "list.h"
 #include "memory-util.h"
 
 /* What strangers may take before they have shown who they are: how many of them there may be, in all and of
  * one origin, and how fast an origin may come. An origin is an IPv4 address, an IPv6 network of 64 bits, or
- * the user behind a UNIX socket. One gate stands before all listeners of a daemon.
+ * the user behind a UNIX socket. One gate stands before all listeners that the same callers reach.
  *
  * Its memory is bounded and does not depend on who calls: origins share a table of fixed size, in which one
  * that finds no place of its own inherits what its place's former owner had left. */
@@ -54,6 +55,12 @@ DEFINE_CLEANUP(Gate, gate_unref);
 /* Someone calls. now: CLOCK_MONOTONIC, µs, never less than the last time. Returns GATE_OPEN and a ticket
  * that is given back with gate_leave(), else what speaks against it; that is counted. */
 GateReason gate_enter(Gate *gate, const GateOrigin *origin, uint64_t now, size_t *ret_ticket);
+/* The same; only when there are too many in all, room() may first put one of them out, whose ticket it gives
+ * back. Returns whether it has. */
+GateReason gate_enter_instead(Gate *gate, const GateOrigin *origin, uint64_t now,
+                              bool (*room)(void *userdata), void *userdata, size_t *ret_ticket);
+/* For those who let in: a list of whom they let in, of all listeners together, the oldest first. */
+ListLink *gate_waiting(Gate *gate);
 /* Has shown who it is, or is gone. */
 void gate_leave(Gate *gate, size_t ticket);
 

@@ -11,6 +11,7 @@
 #include "connection-internal.h"
 #include "fd-util.h"
 #include "gate.h"
+#include "list.h"
 #include "resolver.h"
 #include "time-util.h"
 
@@ -34,8 +35,10 @@ struct Listener {
 /* What a connection's watcher holds. */
 typedef struct Watch {
         Listener *listener;
+        Connection *connection;
         bool waiting;  /* at the gate, with this ticket */
         size_t ticket; /* of the gate */
+        ListLink link; /* then: in gate_waiting() */
 } Watch;
 
 static Listener *listener_unref(Listener *l) {
@@ -68,11 +71,37 @@ static void on_connection(Connection *c, bool established, void *userdata) {
                         gate_count(l->options.gate, GATE_HELLO);
         }
         watch->waiting = false;
+        list_remove(&watch->link);
         if (established)
                 return;
         l->statistics.open--;
         listener_unref(l);
         free(watch);
+}
+
+/* The oldest of those who have shown no certificate goes, else the oldest who has, so that who says nothing
+ * holds a place no longer than others need it. Not one whose request is being worked on: it may have used up
+ * a token. */
+static bool put_out_oldest(void *userdata) {
+        Connection *oldest = NULL;
+        Gate *gate = userdata;
+
+        LIST_FOREACH(Watch, watch, link, gate_waiting(gate)) {
+                Connection *c = watch->connection;
+
+                /* One that ended while it was accepted leaves when it is freed, which is soon. */
+                if (c->state == STATE_CLOSED || c->paused)
+                        continue;
+                if (!connection_identity(c)) {
+                        oldest = c;
+                        break;
+                }
+                oldest = oldest ?: c;
+        }
+        if (!oldest)
+                return false;
+        connection_close(oldest, -EBUSY, "It had not said hello yet, and others came");
+        return true;
 }
 
 /* Asks the gate, before anything has been spent on the caller. Returns 0, -EUSERS. */
@@ -90,7 +119,8 @@ static int listener_let_in(Listener *l, int fd, Watch *watch) {
                         return -errno;
         }
         origin = gate_origin((struct sockaddr *) &address, who.uid);
-        if (gate_enter(l->options.gate, &origin, now_usec(CLOCK_MONOTONIC), &watch->ticket) != GATE_OPEN)
+        if (gate_enter_instead(l->options.gate, &origin, now_usec(CLOCK_MONOTONIC), put_out_oldest,
+                               l->options.gate, &watch->ticket) != GATE_OPEN)
                 return -EUSERS;
         watch->waiting = true;
         return 0;
@@ -127,6 +157,9 @@ static int listener_take(Listener *l, int fd_taken) {
         TAKE_FD(fd);
         connection_set_hello_limits(c, l->options.hello_timeout, l->options.hello_bytes);
         watch->listener = l;
+        watch->connection = c;
+        if (watch->waiting)
+                list_append(gate_waiting(gate), &watch->link);
         l->n_ref++;
         l->statistics.open++;
         connection_set_watcher(c, on_connection, TAKE_PTR(watch));

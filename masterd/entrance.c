@@ -63,7 +63,7 @@ static int on_report(sd_event_source *source, uint64_t usec, void *userdata) {
         uint64_t n[_GATE_REASON_MAX], all = 0;
 
         for (GateReason reason = 0; reason < _GATE_REASON_MAX; reason++) {
-                uint64_t refused = gate_refused(e->gate, reason);
+                uint64_t refused = entrance_refused_for(e, reason);
 
                 n[reason] = refused - e->told[reason];
                 e->told[reason] = refused;
@@ -102,18 +102,18 @@ static int listeners_extend(Entrance *e) {
 }
 
 /* tls: NULL for plaintext. */
-static ListenerOptions listener_options(const Manager *m, TlsContext *tls) {
+static ListenerOptions listener_options(const Manager *m, EntranceGate gate, TlsContext *tls) {
         return (ListenerOptions){ .tls = tls,
                                   .handlers = &PEER_HANDLERS,
-                                  .connections_max = MANAGER_PEERS_MAX,
-                                  .gate = m->entrance.gate,
+                                  .connections_max = MANAGER_CONNECTIONS_MAX,
+                                  .gate = m->entrance.gates[gate],
                                   .hello_timeout = m->config->hello_timeout,
                                   .hello_bytes = m->config->hello_size };
 }
 
 static int listen_on(Manager *m, const char *text) {
-        const ListenerOptions options =
-                listener_options(m, master_config_is_insecure(m->config, text) ? NULL : m->tls.context);
+        const ListenerOptions options = listener_options(
+                m, ENTRANCE_NETWORK, master_config_is_insecure(m->config, text) ? NULL : m->tls.context);
         struct sockaddr_storage storage;
         Entrance *e = &m->entrance;
         Address address;
@@ -151,7 +151,7 @@ static bool is_abandoned(const struct sockaddr_un *address) {
 }
 
 static int listen_on_path(Manager *m, const char *path) {
-        const ListenerOptions options = listener_options(m, NULL);
+        const ListenerOptions options = listener_options(m, ENTRANCE_LOCAL, NULL);
         struct sockaddr_un address = { .sun_family = AF_UNIX };
         Entrance *e = &m->entrance;
         int r;
@@ -178,7 +178,7 @@ static int listen_on_path(Manager *m, const char *path) {
 
 /* What systemd listens on for us. Returns how many there were, -errno. */
 static int take_sockets(Manager *m) {
-        const ListenerOptions options = listener_options(m, NULL);
+        const ListenerOptions options = listener_options(m, ENTRANCE_LOCAL, NULL);
         Entrance *e = &m->entrance;
         int n = sd_listen_fds(true), r;
 
@@ -201,18 +201,23 @@ static int take_sockets(Manager *m) {
         return n;
 }
 
+static GateLimits gate_limits(const MasterConfig *config) {
+        return (GateLimits){ .unproven = config->limit_unproven,
+                             .unproven_per_origin = config->limit_per_address,
+                             .rate = config->limit_rate,
+                             .burst = config->limit_burst };
+}
+
 int entrance_open(Manager *m) {
         const MasterConfig *config = m->config;
-        const GateLimits limits = { .unproven = config->limit_unproven,
-                                    .unproven_per_origin = config->limit_per_address,
-                                    .rate = config->limit_rate,
-                                    .burst = config->limit_burst };
+        const GateLimits limits = gate_limits(config);
         int r;
 
-        r = gate_new(&limits, &m->entrance.gate);
-        if (r < 0)
-                return log_oom();
-        gate_set_notify(m->entrance.gate, on_refused, m);
+        for (EntranceGate i = 0; i < _ENTRANCE_GATE_MAX; i++) {
+                if (gate_new(&limits, m->entrance.gates + i) < 0)
+                        return log_oom();
+                gate_set_notify(m->entrance.gates[i], on_refused, m);
+        }
         for (char **s = config->listen; *s; s++) {
                 r = listen_on(m, *s);
                 if (r < 0)
@@ -236,15 +241,41 @@ void entrance_done(Entrance *e) {
         entrance_close(e);
         e->listeners = mfree(e->listeners);
         e->report = sd_event_source_disable_unref(e->report);
-        if (e->gate)
-                gate_set_notify(e->gate, NULL, NULL);
-        e->gate = gate_unref(e->gate);
+        for (EntranceGate i = 0; i < _ENTRANCE_GATE_MAX; i++) {
+                if (e->gates[i])
+                        gate_set_notify(e->gates[i], NULL, NULL);
+                e->gates[i] = gate_unref(e->gates[i]);
+        }
+}
+
+void entrance_set_limits(Entrance *e, const MasterConfig *config) {
+        const GateLimits limits = gate_limits(config);
+
+        for (EntranceGate i = 0; i < _ENTRANCE_GATE_MAX; i++)
+                if (e->gates[i])
+                        gate_set_limits(e->gates[i], &limits);
+}
+
+unsigned entrance_unproven(const Entrance *e) {
+        unsigned n = 0;
+
+        for (EntranceGate i = 0; i < _ENTRANCE_GATE_MAX; i++)
+                n += e->gates[i] ? gate_unproven(e->gates[i]) : 0;
+        return n;
+}
+
+uint64_t entrance_refused_for(const Entrance *e, GateReason reason) {
+        uint64_t n = 0;
+
+        for (EntranceGate i = 0; i < _ENTRANCE_GATE_MAX; i++)
+                n += e->gates[i] ? gate_refused(e->gates[i], reason) : 0;
+        return n;
 }
 
 uint64_t entrance_refused(const Entrance *e) {
         uint64_t all = 0;
 
-        for (GateReason reason = 0; e->gate && reason < _GATE_REASON_MAX; reason++)
-                all += gate_refused(e->gate, reason);
+        for (GateReason reason = 0; reason < _GATE_REASON_MAX; reason++)
+                all += entrance_refused_for(e, reason);
         return all;
 }

@@ -52,9 +52,11 @@ static void refuse(JoinRequest *request, const char *sentence) {
 /* The signer's trouble is not the fault of the one who asks. */
 static void fail(JoinRequest *request, int error, const char *what) {
         Peer *peer = request->peer;
+        char more[MASTER_TLS_MORE_SIZE] = "";
 
-        log_error_errno(error, "%s at %s gets no certificate: %s", request->who,
-                        connection_peer(peer->connection), what);
+        if (peer_has_proof(peer) || master_tls_may_tell(peer->manager, peer->connection, more))
+                log_error_errno(error, "%s at %s gets no certificate: %s%s", request->who,
+                                connection_peer(peer->connection), what, more);
         peer->join = join_request_free(request);
         peer_refuse(
                 peer, "busy",

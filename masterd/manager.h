@@ -26,8 +26,14 @@ enum {
         MANAGER_INLINE_MEMORY =
                 8 << 20, /* bytes of inline arguments held; beyond, they are fetched when needed */
         MANAGER_NODES_MAX = 10000,
-        MANAGER_PEERS_MAX = 4096,
-        MANAGER_SESSIONS_MAX = 4 * MANAGER_PEERS_MAX, /* with those that are kept without a connection */
+        MANAGER_PEERS_MAX = 4096,      /* whose hello was accepted */
+        MANAGER_PEERS_RESERVED = 512,  /* the last of these places: for agents and administrators */
+        MANAGER_PEERS_PER_OWNER = 256, /* of one that is no administrator */
+        MANAGER_CONNECTIONS_MAX = 2 * MANAGER_PEERS_MAX, /* with strangers, whom the gates bound further */
+        /* With those that are kept without a connection. */
+        MANAGER_SESSIONS_MAX = 4 * MANAGER_PEERS_MAX,
+        MANAGER_SESSIONS_RESERVED = 4 * MANAGER_PEERS_RESERVED,
+        MANAGER_SESSIONS_PER_OWNER = 4 * MANAGER_PEERS_PER_OWNER,
         MANAGER_TASKS_MAX = 1 << 21,
 };
 
@@ -48,6 +54,7 @@ struct Manager {
         MasterTls tls;
         ListLink peers;
         size_t n_peers;
+        size_t n_places; /* of MANAGER_PEERS_MAX that are taken */
         unsigned n_clients;
 
         Hashmap *nodes;    /* name → Node */

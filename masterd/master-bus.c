@@ -372,7 +372,7 @@ static int get_unproven(sd_bus *bus, const char *path, const char *interface, co
                         sd_bus_message *reply, void *userdata, sd_bus_error *ret_error) {
         Manager *m = userdata;
 
-        return sd_bus_message_append(reply, "u", m->entrance.gate ? gate_unproven(m->entrance.gate) : 0U);
+        return sd_bus_message_append(reply, "u", entrance_unproven(&m->entrance));
 }
 
 static int get_refused(sd_bus *bus, const char *path, const char *interface, const char *property,

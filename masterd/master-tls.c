@@ -119,22 +119,31 @@ static TlsOrigin *find_origin(MasterTls *tls, const char *host) {
         return tls->origins + hash % MASTER_TLS_ORIGINS;
 }
 
-void master_tls_refused(Manager *m, const Connection *c, const char *why) {
-        const char *host = connection_peer_host(c), *from = connection_peer(c);
+bool master_tls_may_tell(Manager *m, const Connection *c, char more[static MASTER_TLS_MORE_SIZE]) {
+        const char *host = connection_peer_host(c);
         TlsOrigin *origin = find_origin(&m->tls, host);
         uint64_t now = now_usec(CLOCK_BOOTTIME);
-        char more[96] = "";
 
+        more[0] = '\0';
         if (now < origin->until) {
                 origin->withheld++;
-                return;
+                return false;
         }
         if (origin->withheld > 0)
-                snprintf(more, sizeof(more), " (and %" PRIu64 " more of %s since)", origin->withheld,
+                snprintf(more, MASTER_TLS_MORE_SIZE, " (and %" PRIu64 " more of %s since)", origin->withheld,
                          streq(origin->host, host) ? "this address" : "others");
-        log_struct(LOG_WARNING, log_field("MESSAGE=Refused %s: %s%s", from, why, more),
-                   log_field("MESSAGE_ID=%s", PEER_REFUSED_MESSAGE_ID), log_field("CLUPY_PEER=%s", from));
         origin->until = now + USEC_PER_SEC;
         origin->withheld = 0;
         snprintf(origin->host, sizeof(origin->host), "%s", host);
+        return true;
+}
+
+void master_tls_refused(Manager *m, const Connection *c, const char *why) {
+        char more[MASTER_TLS_MORE_SIZE];
+        const char *from = connection_peer(c);
+
+        if (master_tls_may_tell(m, c, more))
+                log_struct(LOG_WARNING, log_field("MESSAGE=Refused %s: %s%s", from, why, more),
+                           log_field("MESSAGE_ID=%s", PEER_REFUSED_MESSAGE_ID),
+                           log_field("CLUPY_PEER=%s", from));
 }

@@ -9,7 +9,7 @@
 #include "tls-context.h"
 #include "types.h"
 
-enum { MASTER_TLS_ORIGINS = 64 };
+enum { MASTER_TLS_ORIGINS = 64, MASTER_TLS_MORE_SIZE = 96 };
 
 /* What was told of one address within the present second. Addresses that meet in one place share it: so many
  * lines a second are enough. */
@@ -41,5 +41,8 @@ void master_tls_warn(Manager *m);
 
 /* Of a connection's end: it had to do with TLS or a certificate. */
 bool master_tls_is_refusal(int error);
+/* Whether the journal is to be told of a stranger's refusal: once a second for each address, and then of how
+ * many it was not told, in `more`. */
+bool master_tls_may_tell(Manager *m, const Connection *c, char more[static MASTER_TLS_MORE_SIZE]);
 /* Tells the journal who was refused and why, once a second for each address. */
 void master_tls_refused(Manager *m, const Connection *c, const char *why);

@@ -19,6 +19,7 @@ struct Owner {
         Manager *manager;
         char *name;
         unsigned n_references;
+        unsigned n_peers, n_sessions; /* connections whose hello was accepted; what they are for */
 
         Hashmap *tasks;   /* id → Task */
         Hashmap *orphans; /* attempt's id → Attempt: see attempt_wire_id() */

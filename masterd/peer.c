@@ -20,6 +20,7 @@
 #include "manager.h"
 #include "node-link.h"
 #include "node.h"
+#include "owner.h"
 #include "parse-util.h"
 #include "session.h"
 #include "stream.h"
@@ -64,7 +65,7 @@ int peer_new(Manager *manager, Connection *connection, Peer **ret) {
         Peer *peer;
         int r;
 
-        if (manager->n_peers >= MANAGER_PEERS_MAX)
+        if (manager->n_peers >= MANAGER_CONNECTIONS_MAX)
                 return -ENOSPC;
         peer = new0(Peer);
         if (!peer)
@@ -110,6 +111,12 @@ static void peer_unhook(Peer *peer) {
         streams_peer_gone(&m->streams, peer);
         if (peer->role == PEER_CLIENT)
                 m->n_clients--;
+        if (peer->placed)
+                m->n_places--;
+        peer->placed = false;
+        if (peer->share)
+                peer->share->n_peers--;
+        peer->share = owner_unref(peer->share);
         peer->role = PEER_UNKNOWN;
 }
 
@@ -168,14 +175,24 @@ void peer_refuse(Peer *peer, const char *code, const char *message, json_object 
         connection_finish(peer->connection, 0, message);
 }
 
+bool peer_has_proof(const Peer *peer) {
+        return peer->local || connection_identity(peer->connection);
+}
+
 void peer_refuse_not_allowed(Peer *peer, const char *who, const char *message) {
         const char *from = connection_peer(peer->connection);
-        char account[32] = "";
+        char account[32] = "", more[MASTER_TLS_MORE_SIZE] = "";
 
+        /* A stranger could write as much as it likes into the journal. */
+        if (!peer_has_proof(peer) && !master_tls_may_tell(peer->manager, peer->connection, more)) {
+                peer_refuse(peer, "not-allowed", message, NULL);
+                return;
+        }
         if (peer->local)
                 snprintf(account, sizeof(account), " (uid %u)", (unsigned) peer->uid);
         log_struct(LOG_WARNING,
-                   log_field("MESSAGE=Refused %s at %s%s: %s", who ?: "somebody", from, account, message),
+                   log_field("MESSAGE=Refused %s at %s%s: %s%s", who ?: "somebody", from, account, message,
+                             more),
                    log_field("MESSAGE_ID=%s", PEER_REFUSED_MESSAGE_ID),
                    log_field("CLUPY_OWNER=%s", strempty(who)), log_field("CLUPY_PEER=%s", from),
                    log_field("CLUPY_REASON=not-allowed")); /* as access_log_refusal() */
@@ -398,11 +415,61 @@ static bool check_user(Peer *peer, json_object *json) {
         return true;
 }
 
+/* Counts it among those whose hello is accepted: nobody takes all places, and the last ones are for those
+ * without whom the cluster stands still, or cannot be set right. again: another connection of the same one
+ * has just left its place to this one. Returns 1, 0 when it was refused, -ENOMEM. */
+static int take_place(Peer *peer, PeerRole role, bool again) {
+        _cleanup_(owner_unrefp) Owner *owner = NULL;
+        _cleanup_(freep) char *message = NULL;
+        Manager *m = peer->manager;
+        bool preferred = role == PEER_AGENT || peer->admin;
+        int r;
+
+        if (!again && m->n_places >= MANAGER_PEERS_MAX - (preferred ? 0 : MANAGER_PEERS_RESERVED)) {
+                peer_refuse(peer, "busy", "There are too many connections to the master", NULL);
+                return 0;
+        }
+        if (role != PEER_AGENT) {
+                r = owner_get(m, peer->user, &owner);
+                if (r < 0)
+                        return r;
+                if (!again && !preferred && owner->n_peers >= MANAGER_PEERS_PER_OWNER) {
+                        message = strformat("%s has %u connections to the master, and nobody may have more",
+                                            peer->user, owner->n_peers);
+                        peer_refuse(peer, "busy", strempty(message), NULL);
+                        return 0;
+                }
+                owner->n_peers++;
+                peer->share = TAKE_PTR(owner);
+        }
+        peer->placed = true;
+        m->n_places++;
+        return 1;
+}
+
+/* Whether there is room for one more session. Returns false when the peer was refused. */
+static bool check_sessions(Peer *peer) {
+        _cleanup_(freep) char *message = NULL;
+
+        if (hashmap_size(peer->manager->sessions) >=
+            MANAGER_SESSIONS_MAX - (peer->admin ? 0 : MANAGER_SESSIONS_RESERVED)) {
+                peer_refuse(peer, "busy", "There are too many clients", NULL);
+                return false;
+        }
+        if (peer->admin || peer->share->n_sessions < MANAGER_SESSIONS_PER_OWNER)
+                return true;
+        message = strformat("%s has %u clients, with those that the master keeps for a while after they "
+                            "were lost, and nobody may have more",
+                            peer->user, peer->share->n_sessions);
+        peer_refuse(peer, "busy", strempty(message), NULL);
+        return false;
+}
+
 static int hello_client(Peer *peer, json_object *json) {
         Manager *m = peer->manager;
         const char *python, *host;
         Session *session;
-        bool kept;
+        bool kept, again;
         Id key;
         int r;
 
@@ -415,16 +482,19 @@ static int hello_client(Peer *peer, json_object *json) {
                 return 0;
         session = session_find(m, peer->user, key);
         kept = session != NULL;
-        if (!session && hashmap_size(m->sessions) >= MANAGER_SESSIONS_MAX) {
-                peer_refuse(peer, "busy", "There are too many clients", NULL);
-                return 0;
-        }
+        again = session && session->peer;
+        if (again)
+                peer_evict(session->peer, "A newer connection of the same client took over");
+        r = take_place(peer, PEER_CLIENT, again);
+        if (r <= 0)
+                return r;
         if (!session) {
+                if (!check_sessions(peer))
+                        return 0;
                 r = session_new(m, peer->user, key, &session);
                 if (r < 0)
                         return r;
-        } else if (session->peer)
-                peer_evict(session->peer, "A newer connection of the same client took over");
+        }
         (void) json_get_int64_optional(json, "pid", 0, INT32_MAX, 0, &session->pid);
         free_and_strdup(&session->host, host);
         (void) python_series(python, session->python);
@@ -440,8 +510,13 @@ static int hello_client(Peer *peer, json_object *json) {
 }
 
 static int hello_operator(Peer *peer, json_object *json) {
+        int r;
+
         if (!check_user(peer, json))
                 return 0;
+        r = take_place(peer, PEER_OPERATOR, false);
+        if (r <= 0)
+                return r;
         peer->role = PEER_OPERATOR;
         send_welcome(peer, false);
         return 0;
@@ -476,6 +551,7 @@ static int hello_agent(Peer *peer, json_object *json) {
         Id boot_id, instance;
         uint64_t epoch, memory;
         double cpus;
+        bool again;
         Node *node;
         int r;
 
@@ -513,6 +589,15 @@ static int hello_agent(Peer *peer, json_object *json) {
                 return 0;
         }
         node = hashmap_get(m->nodes, name);
+        again = node && node->peer;
+        if (again) {
+                log_notice("Node %s: a newer connection from %s takes over from %s", name,
+                           connection_peer(peer->connection), connection_peer(node->peer->connection));
+                peer_evict(node->peer, "A newer connection of a node with this name took over");
+        }
+        r = take_place(peer, PEER_AGENT, again);
+        if (r <= 0)
+                return r;
         if (!node) {
                 r = node_new(m, name, &node);
                 if (r == -ENOSPC) {
@@ -521,10 +606,6 @@ static int hello_agent(Peer *peer, json_object *json) {
                 }
                 if (r < 0)
                         return r;
-        } else if (node->peer) {
-                log_notice("Node %s: a newer connection from %s takes over from %s", name,
-                           connection_peer(peer->connection), connection_peer(node->peer->connection));
-                peer_evict(node->peer, "A newer connection of a node with this name took over");
         }
         node_read_hello(node, json, cpus, memory, python, software, connection_peer_host(peer->connection));
         r = environment_link_hello(node, json, python);

@@ -34,10 +34,12 @@ struct Peer {
         /* Who the transport says it is, with certainty: the user of a UNIX socket, the name in a
          * certificate. NULL: it says nothing (plaintext TCP), and the hello is believed. */
         char *owner;
-        bool admin; /* may do everything */
-        bool local; /* came over the UNIX socket: no agent */
-        uid_t uid;  /* then: of the user there */
-        char *user; /* client, operator: whose calls these are. The owner, else what the hello says. */
+        bool admin;   /* may do everything */
+        bool local;   /* came over the UNIX socket: no agent */
+        uid_t uid;    /* then: of the user there */
+        char *user;   /* client, operator: whose calls these are. The owner, else what the hello says. */
+        bool placed;  /* counted in manager.n_places */
+        Owner *share; /* client, operator: in whose n_peers it is counted; a reference */
         JoinRequest *join; /* of one who asks for a certificate */
         Session *session;  /* a client's, until it is evicted or says goodbye */
         Node *node;        /* an agent's, likewise */
@@ -62,8 +64,10 @@ extern const ConnectionHandlers PEER_HANDLERS;
 /* Says REFUSED and ends the connection in an orderly way. details: more members of the frame (taken), NULL.
  */
 void peer_refuse(Peer *peer, const char *code, const char *message, json_object *details);
+/* Whether the transport says who it is: by a certificate or a UNIX socket. */
+bool peer_has_proof(const Peer *peer);
 /* REFUSED with the code not-allowed, and a record in the journal of who (NULL: not known), from where, and
- * why. */
+ * why; of those who have proved nothing once a second for each address. */
 void peer_refuse_not_allowed(Peer *peer, const char *who, const char *message);
 /* Ends it at once. The peer is freed from the loop later. */
 void peer_close(Peer *peer, int error, const char *why);

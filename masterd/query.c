@@ -222,16 +222,17 @@ static void add_tasks_summary(Manager *m, json_object *tasks) {
 /* Connections that have not shown who they are, and those that were turned away since the start, by reason.
  */
 static void add_strangers(Query *q) {
-        const Gate *gate = q->m->entrance.gate;
+        const Entrance *entrance = &q->m->entrance;
         json_object *strangers, *refused;
 
         if (json_add_new_object(q->result, "strangers", &strangers) < 0)
                 return;
-        (void) json_add_uint64(strangers, "unproven", gate_unproven(gate));
+        (void) json_add_uint64(strangers, "unproven", entrance_unproven(entrance));
         if (json_add_new_object(strangers, "refused", &refused) < 0)
                 return;
         for (GateReason reason = GATE_OPEN + 1; reason < _GATE_REASON_MAX; reason++)
-                (void) json_add_uint64(refused, gate_reason_to_string(reason), gate_refused(gate, reason));
+                (void) json_add_uint64(refused, gate_reason_to_string(reason),
+                                       entrance_refused_for(entrance, reason));
 }
 
 static QueryError query_status(Query *q) {
@@ -259,7 +260,7 @@ static QueryError query_status(Query *q) {
                 (void) json_append_string(list, listener_address(m->entrance.listeners[i]));
         add_nodes_summary(q);
         (void) json_add_uint64(q->result, "clients", m->n_clients);
-        if (m->entrance.gate)
+        if (m->entrance.gates[ENTRANCE_NETWORK])
                 add_strangers(q);
         if (json_add_new_object(q->result, "tasks", &tasks) < 0)
                 return QUERY_FAILED;

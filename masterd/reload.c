@@ -36,10 +36,6 @@ static char *join(char *const *keys) {
 
 static void apply(Manager *m) {
         const MasterConfig *config = m->config;
-        const GateLimits limits = { .unproven = config->limit_unproven,
-                                    .unproven_per_origin = config->limit_per_address,
-                                    .rate = config->limit_rate,
-                                    .burst = config->limit_burst };
         Owner *owner;
 
         m->config_generation++; /* jobs are looked at anew */
@@ -49,8 +45,7 @@ static void apply(Manager *m) {
         m->logs.bytes_max = config->log_memory;
         /* Clients know the window of when they came. */
         m->task_window = MAX(m->task_window, config->task_window);
-        if (m->entrance.gate)
-                gate_set_limits(m->entrance.gate, &limits);
+        entrance_set_limits(&m->entrance, config);
         if (config->log_level >= 0)
                 log_set_level(config->log_level);
         manager_schedule(m);

@@ -51,6 +51,7 @@ int session_new(Manager *manager, const char *user, Id key, Session **ret) {
         r = owner_get(manager, user, &session->owner);
         if (r < 0)
                 return r;
+        session->owner->n_sessions++;
         session->user = session->owner->name;
         session->index = session_index(user, key);
         if (!session->index)
@@ -90,6 +91,8 @@ Session *session_free(Session *session) {
                 (void) hashmap_remove(session->manager->sessions, session->index);
         free(session->index);
         free(session->host);
+        if (session->owner)
+                session->owner->n_sessions--;
         owner_unref(session->owner);
         return mfree(session);
 }

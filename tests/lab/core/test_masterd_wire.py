@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,11 +22,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import ways  # noqa: E402
 from wire import (RECEIPT, Agent, Client, Closed, Json, Operator, Wire, encode, new_id,  # noqa: E402
-                  reported)
+                  query, reported)
 
 
 class Master:
-    """A clupy-masterd with a state directory of its own, which outlives a restart."""
+    """A clupy-masterd with a state directory of its own, which outlives a restart. config: keys of its configuration;
+    PORT in them is its port."""
 
     def __init__(self, program: Path, directory: Path, **config: str) -> None:
         self.program = program
@@ -36,7 +38,7 @@ class Master:
         self.config = directory / "master.yaml"
         lines = {"listen": f'["127.0.0.1:{self.port}"]', "state_directory": str(directory / "state"),
                  **ways.default().configuration(self.port), **config}
-        self.config.write_text("".join(f"{key}: {value}\n" for key, value in lines.items()))
+        self.config.write_text("".join(f"{key}: {value}\n" for key, value in lines.items()).replace("PORT", str(self.port)))
         self.process: subprocess.Popen[str] | None = None
         self.log = directory / "log"
         self.start()
@@ -957,6 +959,120 @@ def test_progress(master: Master) -> None:
     agent.send("PROGRESS", {"tasks": [{"id": task, "attempt": 1, "done": 3, "total": 10, "note": "half"}]})
     status = client.expect("STATUS", where=lambda f: "progress" in f.json["tasks"][0]).json["tasks"][0]
     assert status["progress"] == {"done": 3, "total": 10, "note": "half"}
+
+
+# Nobody takes everything
+
+MANY = "{unproven: 4096, unproven_per_address: 4096, rate: 1000000, burst: 1000000}"
+# With so many connections TLS would take most of the time, and it is not what is looked at.
+PLAIN = ways.Plain()
+
+
+def say_operator(master: Master, user: str) -> tuple[Wire, str]:
+    """The connection, and the answer's type or, of REFUSED, its code."""
+    wire = Wire(port=master.port, way=PLAIN)
+    wire.send("HELLO", {"role": "operator", "protocol": [1, 1], "software": "0.1.0", "user": user})
+    answer = wire.receive()
+    return wire, answer.json.get("error", answer.type)
+
+
+@pytest.fixture
+def local() -> Iterator[str]:
+    """The path of a UNIX socket, which is short."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield f"{folder}/socket"
+
+
+def say_root(path: str) -> Wire:
+    """An administrator's connection."""
+    wire = Wire(path=path)
+    wire.send("HELLO", {"role": "operator", "protocol": [1, 1], "software": "0.1.0"})
+    wire.expect("WELCOME")
+    return wire
+
+
+def test_one_owner_has_a_share_of_connections(start: Callable[..., Master], local: str) -> None:
+    master = start(limits=MANY, insecure="['127.0.0.1:PORT']", socket=local)
+    held = [say_operator(master, "alice") for _ in range(256)]
+    assert {answer for _, answer in held} == {"WELCOME"}
+    beyond = Client(master.port, welcome=False, way=PLAIN).expect("REFUSED").json
+    assert beyond["error"] == "busy" and beyond["message"].startswith("alice has 256 connections")
+    assert say_operator(master, "alice")[1] == "busy"
+    assert say_operator(master, "bob")[1] == "WELCOME"
+    # Its own client takes over from itself, an administrator is not counted, and who leaves makes room.
+    for wire, _ in held:
+        wire.close()
+    wait_until(lambda: say_operator(master, "alice")[1] == "WELCOME")
+    administrators = [say_root(local) for _ in range(257)]
+    assert query(administrators[-1], "status", {})["clients"] == 0
+    for wire in administrators:
+        wire.close()
+
+
+def test_a_full_owner_comes_back_to_its_session(start: Callable[..., Master]) -> None:
+    master = start(limits=MANY, insecure="['127.0.0.1:PORT']")
+    client = Client(master.port, way=PLAIN)
+    held = [say_operator(master, "alice") for _ in range(255)]
+    again = Client(master.port, session=client.session, way=PLAIN)
+    assert again.welcome["session_kept"] and held[-1][1] == "WELCOME"
+    assert client.expect("REFUSED").json["error"] == "evicted"
+    assert say_operator(master, "alice")[1] == "busy"
+    for wire, _ in held:
+        wire.close()
+
+
+def test_one_owner_has_a_share_of_sessions(start: Callable[..., Master]) -> None:
+    master = start(limits=MANY, insecure="['127.0.0.1:PORT']", client_timeout="10min")
+    for _ in range(1024):
+        Client(master.port, way=PLAIN).close()  # without a goodbye: its session is kept
+    beyond = Client(master.port, welcome=False, way=PLAIN).expect("REFUSED").json
+    assert beyond["error"] == "busy" and beyond["message"].startswith("alice has 1024 clients")
+    Client(master.port, "bob", way=PLAIN)
+
+
+def test_strangers_take_no_place_of_the_socket_nor_of_who_comes(start: Callable[..., Master], local: str) -> None:
+    master = start(limits="{unproven: 8, unproven_per_address: 100}", socket=local)
+    idle = [socket.create_connection(("127.0.0.1", master.port)) for _ in range(40)]
+    with say_root(local) as root:
+        assert query(root, "status", {})["strangers"]["unproven"] <= 8
+    # The oldest of those who say nothing goes when somebody comes.
+    assert master.operator().query("status")["strangers"]["refused"]["unproven"] == 0
+    idle[0].settimeout(10)
+    assert idle[0].recv(1) == b""
+    for one in idle:
+        one.close()
+
+
+def test_strangers_do_not_fill_the_journal(start: Callable[..., Master]) -> None:
+    if not isinstance(ways.default(), ways.Issued):
+        pytest.skip("in plaintext nobody has a certificate")
+    master = start(limits=MANY)
+    nobody = ways.Tls(None, None)
+    begin = time.monotonic()
+    for _ in range(150):
+        with Wire(port=master.port, way=nobody) as stranger:
+            stranger.send("HELLO", {"role": "operator", "protocol": [1, 1], "user": "root"})
+            assert stranger.expect("REFUSED").json["error"] == "not-allowed"
+    for _ in range(50):
+        with Wire(port=master.port, way=nobody) as stranger:
+            stranger.send("JOIN", {"token": "0" * 16, "secret": "0" * 32, "node": "node1", "request": "none"})
+            assert stranger.expect("REFUSED").json["error"] in ("busy", "not-allowed")
+    lasted = time.monotonic() - begin
+    lines = [line for line in master.log.read_text().splitlines() if "Refused " in line or "gets no certificate" in line]
+    assert 0 < len(lines) <= lasted + 2
+    # Who has shown a certificate is told of each time, and what was kept back is counted.
+    time_of_next = time.monotonic() + 1.1
+    wait_until(lambda: time.monotonic() > time_of_next)
+    with Wire(port=master.port, way=nobody) as stranger:
+        stranger.send("HELLO", {"role": "operator", "protocol": [1, 1], "user": "root"})
+        stranger.expect("REFUSED")
+    for _ in range(3):
+        with Wire(port=master.port, identity="clupy:user:eve") as eve:
+            eve.send("HELLO", {"role": "operator", "protocol": [1, 1], "user": "root"})
+            eve.expect("REFUSED")
+    text = master.log.read_text()
+    assert re.search(r"Refused somebody at 127\.0\.0\.1.* \(and \d+ more of this address since\)", text)
+    assert text.count("Refused eve at") == 3
 
 
 # Configuration

@@ -67,6 +67,47 @@ static void test_bounds(void **state) {
         gate_unref(gate);
 }
 
+typedef struct Somebody {
+        Gate *gate;
+        bool leaves;
+        size_t ticket;
+        unsigned asked;
+} Somebody;
+
+static bool leave(void *userdata) {
+        Somebody *somebody = userdata;
+
+        somebody->asked++;
+        if (somebody->leaves)
+                gate_leave(somebody->gate, somebody->ticket);
+        return somebody->leaves;
+}
+
+/* Nobody is put out for one who is not let in anyway. */
+static void test_instead(void **state) {
+        const GateLimits limits = { .unproven = 2, .unproven_per_origin = 1, .rate = 1, .burst = 2 };
+        GateOrigin one = v4(1), two = v4(2), three = v4(3);
+        Somebody first = { 0 };
+        size_t ticket;
+
+        assert_ok(gate_new(&limits, &first.gate));
+        assert_int_equal(gate_enter_instead(first.gate, &one, START, leave, &first, &first.ticket),
+                         GATE_OPEN);
+        assert_int_equal(gate_enter_instead(first.gate, &two, START, leave, &first, &ticket), GATE_OPEN);
+        assert_int_equal(gate_enter_instead(first.gate, &two, START, leave, &first, &ticket),
+                         GATE_PER_ORIGIN);
+        assert_int_equal(gate_enter_instead(first.gate, &two, START, leave, &first, &ticket), GATE_RATE);
+        assert_int_equal(first.asked, 0);
+        assert_int_equal(gate_enter_instead(first.gate, &three, START, leave, &first, &ticket),
+                         GATE_UNPROVEN);
+        first.leaves = true;
+        assert_int_equal(gate_enter_instead(first.gate, &three, START, leave, &first, &ticket), GATE_OPEN);
+        assert_int_equal(first.asked, 2);
+        assert_int_equal(gate_unproven(first.gate), 2);
+        assert_int_equal(gate_refused(first.gate, GATE_UNPROVEN), 1);
+        gate_unref(first.gate);
+}
+
 static unsigned come(Gate *gate, const GateOrigin *origin, uint64_t now, unsigned n) {
         unsigned in = 0;
         size_t ticket;
@@ -151,11 +192,9 @@ static void test_full_table_keeps_count(void **state) {
 
 int main(void) {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_origins),
-                cmocka_unit_test(test_bounds),
-                cmocka_unit_test(test_rate),
-                cmocka_unit_test(test_many_origins),
-                cmocka_unit_test(test_full_table_keeps_count),
+                cmocka_unit_test(test_origins),      cmocka_unit_test(test_bounds),
+                cmocka_unit_test(test_instead),      cmocka_unit_test(test_rate),
+                cmocka_unit_test(test_many_origins), cmocka_unit_test(test_full_table_keeps_count),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

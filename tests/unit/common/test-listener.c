@@ -151,6 +151,73 @@ static void test_limits(void **state) {
                 close_fd(fds[i]);
 }
 
+/* The oldest go, but not one whose request is being worked on, nor one who was let in. */
+static void test_put_out(void **state) {
+        const GateLimits limits = { .unproven = 3 };
+        ListenerOptions options = { .handlers = &handlers };
+        Listener *l;
+        int fds[6];
+
+        assert_ok(gate_new(&limits, &options.gate));
+        l = start(&options);
+        for (size_t i = 0; i < 4; i++) {
+                fds[i] = call(l);
+                run_idle();
+                if (i == 0)
+                        connection_established(taken[0]);
+                if (i == 1)
+                        connection_pause(taken[1], true);
+        }
+        for (size_t i = 0; i < 4; i++)
+                assert_false(is_turned_away(fds[i]));
+        fds[4] = call(l);
+        run_idle();
+        assert_true(is_turned_away(fds[2]));
+        fds[5] = call(l);
+        run_idle();
+        assert_true(is_turned_away(fds[3]));
+        for (size_t i = 0; i < 6; i++)
+                if (i != 2 && i != 3)
+                        assert_false(is_turned_away(fds[i]));
+        assert_int_equal(gate_unproven(options.gate), 3);
+        assert_int_equal(listener_statistics(l)->open, 4);
+        assert_int_equal(gate_refused(options.gate, GATE_HELLO), 2);
+        assert_int_equal(gate_refused(options.gate, GATE_UNPROVEN), 0);
+        stop(l);
+        gate_unref(options.gate);
+        for (size_t i = 0; i < 6; i++)
+                close_fd(fds[i]);
+}
+
+/* Strangers at one address keep nobody from another one that has the same gate. */
+static void test_put_out_elsewhere(void **state) {
+        const GateLimits limits = { .unproven = 2 };
+        ListenerOptions options = { .handlers = &handlers };
+        struct sockaddr_storage address;
+        Listener *l, *other;
+        socklen_t size;
+        int fds[3];
+
+        assert_ok(gate_new(&limits, &options.gate));
+        l = start(&options);
+        assert_ok(sockaddr_from_numeric("127.0.0.1", 0, &address, &size));
+        assert_ok(
+                listener_new(event, (struct sockaddr *) &address, size, &options, on_accept, NULL, &other));
+        for (size_t i = 0; i < 3; i++) {
+                fds[i] = call(i < 2 ? l : other);
+                run_idle();
+        }
+        assert_true(is_turned_away(fds[0]));
+        assert_false(is_turned_away(fds[1]));
+        assert_false(is_turned_away(fds[2]));
+        assert_int_equal(gate_unproven(options.gate), 2);
+        listener_free(other);
+        stop(l);
+        gate_unref(options.gate);
+        for (size_t i = 0; i < 3; i++)
+                close_fd(fds[i]);
+}
+
 /* Without file descriptors the caller is turned away, the loop does not spin, and others are served
  * afterwards. */
 static void test_out_of_fds(void **state) {
@@ -290,8 +357,12 @@ static void test_unix(void **state) {
 
 int main(void) {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_limits), cmocka_unit_test(test_out_of_fds),
-                cmocka_unit_test(test_rate),   cmocka_unit_test(test_hello_limits),
+                cmocka_unit_test(test_limits),
+                cmocka_unit_test(test_put_out),
+                cmocka_unit_test(test_put_out_elsewhere),
+                cmocka_unit_test(test_out_of_fds),
+                cmocka_unit_test(test_rate),
+                cmocka_unit_test(test_hello_limits),
                 cmocka_unit_test(test_unix),
         };
 
