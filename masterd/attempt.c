@@ -66,9 +66,11 @@ int attempt_wire_id(Node *node, const Task *task, Id *ret) {
         const Owner *owner = task->session->owner;
         const Attempt *there = hashmap_get(node->attempts, &task->id);
         const HistoryEntry *past = history_find_wire(node->manager->history, task->id);
+        const Task *kept = hashmap_get(node->manager->kept, &task->id);
 
         /* What another's printed last may still come under that id. */
-        if ((there && there->owner != owner) || (past && past->owner != owner))
+        if ((there && there->owner != owner) || (past && past->owner != owner) ||
+            (kept && kept->session->owner != owner))
                 return attempt_other_id(owner->name, task->id, ret);
         *ret = task->id;
         return 0;

@@ -251,6 +251,7 @@ static void detached_settle(Detached *d) {
         if (attempt && attempt->state == ATTEMPT_ENDED) {
                 node_release(attempt->node, attempt->id, attempt->number);
                 attempt_free(attempt);
+                task_keep_wire(task);
         }
         detached_part_remove(d, PART_ARGS);
         detached_part_cancel(d, PART_CODE);

@@ -47,6 +47,8 @@ int manager_new(sd_event *event, MasterConfig *config, Manager **ret) {
         streams_init(&m->streams, m);
         r = hashmap_new(HASHMAP_STRING, &m->nodes);
         if (r >= 0)
+                r = hashmap_new(HASHMAP_ID, &m->kept);
+        if (r >= 0)
                 r = hashmap_new(HASHMAP_STRING, &m->sessions);
         if (r >= 0)
                 r = hashmap_new(HASHMAP_STRING, &m->owners);
@@ -93,6 +95,7 @@ Manager *manager_free(Manager *m) {
         m->environments = environments_free(m->environments);
         hashmap_free(m->sessions);
         hashmap_free(m->nodes);
+        hashmap_free(m->kept);
         history_free(m->history);
         hashmap_free(m->detached_codes);
         reload_done(&m->reload);

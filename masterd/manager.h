@@ -58,6 +58,7 @@ struct Manager {
         unsigned n_clients;
 
         Hashmap *nodes;    /* name → Node */
+        Hashmap *kept;     /* an attempt's id → Task: see task_keep_wire() */
         Hashmap *sessions; /* user/key → Session */
         Hashmap *owners;   /* name → Owner, which has the tasks */
         size_t n_tasks, n_orphans;

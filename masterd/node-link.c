@@ -16,6 +16,7 @@
 #include "manager.h"
 #include "node.h"
 #include "outcome-json.h"
+#include "owner.h"
 #include "parse-util.h"
 #include "peer.h"
 #include "recovery.h"
@@ -24,6 +25,9 @@
 #include "time-util.h"
 
 enum { ENTRIES_MAX = 20000, UNIT_MAX = 255 };
+
+/* So long after a task's end there may come what it has printed. */
+#define LAST_WORDS_USEC (10 * USEC_PER_SEC)
 
 json_object *node_link_dispatch_entry(const Task *task, const Attempt *attempt) {
         _cleanup_(json_putp) json_object *e = NULL;
@@ -358,6 +362,18 @@ static int on_ended(Peer *peer, const Frame *frame) {
         return r;
 }
 
+/* One that has ended on this node a moment ago and is kept, until it is acknowledged or because it is
+ * detached: its attempt is gone, and it is not among the past ones yet. */
+static Task *find_ended(const Node *node, Id wire, uint32_t attempt) {
+        Task *task = hashmap_get(node->manager->kept, &wire);
+
+        return task && task->state == TASK_ENDED && !task->current && task->attempt == attempt &&
+                               streq(strempty(task->node_name), node->name) &&
+                               now_usec(CLOCK_REALTIME) < task->ended_at + LAST_WORDS_USEC
+                       ? task
+                       : NULL;
+}
+
 static int on_log(Peer *peer, const Frame *frame) {
         Node *node = peer->node;
         Manager *m = node->manager;
@@ -368,6 +384,7 @@ static int on_log(Peer *peer, const Frame *frame) {
         for (size_t i = 0; i < json_object_array_length(tasks); i++) {
                 json_object *entry = json_object_array_get_idx(tasks, i);
                 HistoryEntry *past = NULL;
+                Task *kept;
                 Attempt *attempt;
                 LogTail **tail = NULL;
                 uint32_t number;
@@ -389,6 +406,10 @@ static int on_log(Peer *peer, const Frame *frame) {
                         tail = &past->log;
                         owner = past->owner;
                         task = past->id;
+                } else if (!attempt && !past && (kept = find_ended(node, id, number))) {
+                        tail = &kept->log;
+                        owner = kept->session->owner;
+                        task = kept->id;
                 }
                 if (!tail)
                         continue;

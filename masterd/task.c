@@ -98,6 +98,17 @@ void task_set_wire(Task *task, bool set) {
         task->has_wire = set;
 }
 
+void task_keep_wire(Task *task) {
+        if (!task->kept_wire && hashmap_put(task->manager->kept, &task->wire, task) >= 0)
+                task->kept_wire = true;
+}
+
+static void task_forget_wire(Task *task) {
+        if (task->kept_wire)
+                (void) hashmap_remove(task->manager->kept, &task->wire);
+        task->kept_wire = false;
+}
+
 static void task_leave_queue(Task *task) {
         if (task->delay_index != PRIOQ_NONE) {
                 prioq_remove(task->manager->delayed, task);
@@ -160,6 +171,7 @@ void task_set_state(Task *task, TaskState state) {
                 list_remove(&task->in_status);
                 task_drop_argument(task);
         } else if (old >= TASK_ENDED && state < TASK_ENDED) {
+                task_forget_wire(task);
                 task->session->n_unfinished++;
                 list_remove(&task->in_result);
                 if (task->deadline != USEC_INFINITY && prioq_put(m->deadlines, task) >= 0)
@@ -193,6 +205,7 @@ Task *task_free(Task *task) {
                         attempt_free(attempt);
         }
         streams_task_gone(&m->streams, task);
+        task_forget_wire(task);
         m->n_state[task->state]--;
         (void) hashmap_remove(task->session->owner->tasks, &task->id);
         m->n_tasks--;
@@ -438,6 +451,7 @@ static void end_own(Task *task, OutcomeKind kind, const char *key, const char *t
                 task_set_state(task, TASK_WAITING);
                 attempt->task = NULL;
                 task->current = NULL;
+                task_keep_wire(task);
                 if (attempt->state == ATTEMPT_ENDED) {
                         node_release(attempt->node, attempt->id, attempt->number);
                         attempt_free(attempt);

@@ -77,6 +77,7 @@ struct Task {
         char *outcome, *receipt; /* JSON */
         uint64_t result_size;
         bool has_wire;          /* in Owner.wires */
+        bool kept_wire;         /* in Manager.kept, by `wire` */
         bool payload_sent;      /* the present connection got the result inline */
         char *node_name, *unit; /* of the last attempt */
         uint32_t given_mcpus;   /* and what it was given; 0: there was none */
@@ -116,6 +117,9 @@ void task_set_deadline(Task *task, uint64_t left_ms);
 void task_queue(Task *task);
 /* Whether it is found by attempt_other_id() too, while it waits for the nodes' reports. */
 void task_set_wire(Task *task, bool set);
+/* It ends and its attempt goes, before its client has the result: until it is among the past ones it is
+ * found by its attempt's id, for what its node still has to say. */
+void task_keep_wire(Task *task);
 /* Waits until it is clear that no node runs it. */
 void task_wait(Task *task);
 void task_drop_argument(Task *task);

@@ -913,6 +913,29 @@ def test_logs(master: Master) -> None:
     assert operator.query("logs", id=task, offset=4)["text"] == "two?\n"
 
 
+def test_last_words_of_a_detached_task(master: Master) -> None:
+    agent, client = ready(master), Client(master.port)
+    code = b"code!"
+    job = client.job(detach=True, code=hashlib.sha256(code).hexdigest(), code_size=5)
+    task = client.submit(job, 1, b"argument")[0]
+    give(client, code)
+    held = agent.dispatched(1)
+    agent.started(held)
+    agent.ended(held, b"value")
+    client.results(1, ack=False)
+    give(agent, b"value")
+    agent.expect("RELEASE")
+    entry: Json = {"id": task, "attempt": 1, "payload": 0}
+    # Of another attempt, of another node, and then its own.
+    agent.send("LOG", {"tasks": [{**entry, "attempt": 2}]}, [b"no\n"])
+    other = ready(master, name="node2")
+    other.send("LOG", {"tasks": [entry]}, [b"never\n"])
+    other.heartbeat()
+    other.expect("HEARTBEAT_ACK")
+    agent.send("LOG", {"tasks": [entry]}, [b"last words\n"])
+    wait_until(lambda: client.query("logs", id=task)["text"] == "last words\n")
+
+
 def test_logs_are_their_owners(master: Master) -> None:
     agent, client, bob = ready(master), Client(master.port), Client(master.port, "bob")
     task = client.submit(client.job(), 1)[0]
