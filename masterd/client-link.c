@@ -256,13 +256,14 @@ static int submitted_again(Session *session, Task *task) {
 }
 
 static void detached_cannot(Task *task, int error, bool resubmitted) {
-        _cleanup_(freep) char *message = detached_refusal(task, error);
+        _cleanup_(freep) char *message = NULL;
 
         if (!resubmitted) {
-                session_log_refusal(task->session, "rejected", strempty(message));
-                task_refuse(task, "rejected", strempty(message));
-        } else
-                log_warning("Task %s of %s: %s", ID_HEX(task->id), task->session->user, strempty(message));
+                detached_refuse(task, error);
+                return;
+        }
+        message = detached_refusal(task, error);
+        log_warning("Task %s of %s: %s", ID_HEX(task->id), task->session->user, strempty(message));
 }
 
 static int read_task(Session *session, json_object *t, const Frame *frame) {

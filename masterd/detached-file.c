@@ -74,9 +74,16 @@ static void part_path(const Detached *d, DetachedPart part, bool unfinished,
 
 /* Room */
 
-int detached_check_room(Manager *m, uint64_t bytes) {
+uint64_t detached_owner_bytes(const Manager *m) {
+        return (uint64_t) ((double) m->config->detached_total * m->config->detached_share);
+}
+
+int detached_check_room(const Owner *owner, uint64_t bytes) {
+        const Manager *m = owner->manager;
         struct statvfs disk;
 
+        if (m->config->detached_share < 1 && owner->detached_bytes + bytes > detached_owner_bytes(m))
+                return -EUSERS;
         if (m->detached_bytes + bytes > m->config->detached_total)
                 return -EDQUOT;
         if (m->store && statvfs(m->config->state_directory, &disk) >= 0 &&
@@ -85,25 +92,39 @@ int detached_check_room(Manager *m, uint64_t bytes) {
         return 0;
 }
 
-static int charge(Manager *m, uint64_t *field, uint64_t bytes) {
+/* Whose they are. A task that moves stays its owner's. */
+static Owner *detached_owner(const Detached *d) {
+        return d->task->session->owner;
+}
+
+static void count(Owner *owner, uint64_t *field, uint64_t bytes) {
+        owner->detached_bytes += bytes - *field;
+        owner->manager->detached_bytes += bytes - *field;
+        *field = bytes;
+}
+
+static int charge(Owner *owner, uint64_t *field, uint64_t bytes) {
         int r = 0;
 
         if (bytes > *field) {
-                r = detached_check_room(m, bytes - *field);
+                r = detached_check_room(owner, bytes - *field);
                 if (r < 0)
                         return r;
         }
-        m->detached_bytes += bytes - *field;
-        *field = bytes;
+        count(owner, field, bytes);
         return 0;
 }
 
-static void uncharge(Manager *m, uint64_t *field) {
+static void uncharge(Owner *owner, uint64_t *field) {
         if (*field == 0)
                 return;
-        m->detached_bytes -= *field;
-        *field = 0;
-        detached_room_made(m);
+        count(owner, field, 0);
+        detached_room_made(owner->manager);
+}
+
+void detached_uncount(Detached *d) {
+        for (DetachedPart part = 0; part < _PART_MAX; part++)
+                count(detached_owner(d), d->bytes + part, 0);
 }
 
 /* Code */
@@ -157,7 +178,7 @@ void detached_code_leave(Detached *d) {
         /* At the master's end it is there for the next one. */
         if (!m->stopping && m->store)
                 (void) unlink(path);
-        uncharge(m, &code->bytes);
+        uncharge(detached_owner(d), &code->bytes);
         free(code->key);
         free(code);
 }
@@ -324,9 +345,9 @@ static void unfinished_remove(Detached *d, DetachedPart part) {
         part_path(d, part, true, path);
         (void) unlink(path);
         if (part == PART_CODE)
-                uncharge(d->task->manager, &d->code->bytes);
+                uncharge(detached_owner(d), &d->code->bytes);
         else
-                uncharge(d->task->manager, &d->bytes[part]);
+                uncharge(detached_owner(d), &d->bytes[part]);
 }
 
 static int on_data(const void *data, size_t size, void *userdata) {
@@ -394,11 +415,11 @@ static int code_keep(Detached *d) {
                 list_append(&code->waiters, &d->code_waiter);
                 return 0;
         }
-        r = charge(d->task->manager, &code->bytes, d->task->job->code_size);
+        r = charge(detached_owner(d), &code->bytes, d->task->job->code_size);
         if (r >= 0)
                 r = part_fetch(d, PART_CODE, d->task->job->code_size);
         if (r < 0)
-                uncharge(d->task->manager, &code->bytes);
+                uncharge(detached_owner(d), &code->bytes);
         return r;
 }
 
@@ -415,7 +436,7 @@ int detached_part_keep(Detached *d, DetachedPart part) {
                 return 0;
         if (size > task->manager->config->detached_memory)
                 return -EFBIG;
-        r = charge(task->manager, &d->bytes[part], size);
+        r = charge(detached_owner(d), &d->bytes[part], size);
         if (r < 0)
                 return r;
         if (part == PART_ARGS && (size == 0 || task->argument))
@@ -449,7 +470,7 @@ void detached_part_remove(Detached *d, DetachedPart part) {
         if (d->ready[part])
                 (void) unlink(path);
         d->ready[part] = false;
-        uncharge(d->task->manager, &d->bytes[part]);
+        uncharge(detached_owner(d), &d->bytes[part]);
 }
 
 int detached_open(const Task *task, const char *what, uint64_t offset) {
@@ -476,8 +497,6 @@ int detached_open(const Task *task, const char *what, uint64_t offset) {
 /* After a start */
 
 void detached_parts_find(Detached *d) {
-        Manager *m = d->task->manager;
-
         for (DetachedPart part = 0; part < _PART_MAX; part++) {
                 uint64_t *bytes = part == PART_CODE ? &d->code->bytes : d->bytes + part;
                 char path[DETACHED_PATH_SIZE];
@@ -489,8 +508,7 @@ void detached_parts_find(Detached *d) {
                 d->ready[part] = true;
                 if (part == PART_CODE)
                         d->code->ready = true;
-                m->detached_bytes += (uint64_t) st.st_size - *bytes;
-                *bytes = (uint64_t) st.st_size;
+                count(detached_owner(d), bytes, (uint64_t) st.st_size);
         }
 }
 

@@ -55,15 +55,20 @@ void detached_code_leave(Detached *d);
 bool detached_code_ready(const Detached *d);
 
 /* Fetches the part from whoever has it, or writes the argument that is there. detached_part_done() follows,
- * at once or later, unless it is there already or on its way. Returns 0, -EDQUOT over `detached.total`,
- * -ENOSPC, -EFBIG, -errno. */
+ * at once or later, unless it is there already or on its way. Returns 0, -EUSERS over the owner's share of
+ * `detached.total`, -EDQUOT over that, -ENOSPC, -EFBIG, -errno. */
 int detached_part_keep(Detached *d, DetachedPart part);
 void detached_part_cancel(Detached *d, DetachedPart part);
 /* The file and what it counts. Not for code. */
 void detached_part_remove(Detached *d, DetachedPart part);
 
-/* Whether so much more is within `detached.total` and on the disk. Returns 0, -EDQUOT, -ENOSPC. */
-int detached_check_room(Manager *m, uint64_t bytes);
+/* Bytes that one owner's may take. */
+uint64_t detached_owner_bytes(const Manager *m);
+/* Whether so much more is within the owner's share of `detached.total`, within that, and on the disk.
+ * Returns 0, -EUSERS, -EDQUOT, -ENOSPC. */
+int detached_check_room(const Owner *owner, uint64_t bytes);
+/* Its parts count no more; they may be there for the next master. Not for code. */
+void detached_uncount(Detached *d);
 
 /* After a start: what there is is counted, and files that belong to nothing go. */
 void detached_parts_find(Detached *d);

@@ -11,6 +11,7 @@
 #include "log.h"
 #include "manager.h"
 #include "node.h"
+#include "owner.h"
 #include "parse-util.h"
 #include "recovery.h"
 #include "session.h"
@@ -97,20 +98,15 @@ void detached_session_gone(Session *session) {
 }
 
 Detached *detached_free(Detached *d) {
-        Manager *m;
-
         if (!d)
                 return NULL;
-        m = d->task->manager;
-        for (DetachedPart part = 0; part < _PART_MAX; part++) {
+        for (DetachedPart part = 0; part < _PART_MAX; part++)
                 detached_part_cancel(d, part);
-                if (part != PART_CODE)
-                        m->detached_bytes -= d->bytes[part];
-        }
+        detached_uncount(d);
         detached_code_leave(d);
         LIST_FOREACH(DetachedWatch, watch, in_detached, &d->watches)
                 watch_free(watch);
-        m->n_detached_stuck -= d->stuck;
+        d->task->manager->n_detached_stuck -= d->stuck;
         list_remove(&d->link);
         list_remove(&d->due);
         return mfree(d);
@@ -135,6 +131,12 @@ char *detached_refusal(const Task *task, int error) {
                 return strformat("it cannot be detached: its argument or code is larger than %s "
                                  "(detached.size in clupy.master.yaml): submit it without detach=True",
                                  FORMAT_BYTES(config->detached_memory));
+        case EUSERS:
+                return strformat("detached calls of %s may take %s of the master's disk together "
+                                 "(detached.share in clupy.master.yaml), and with this one they would take "
+                                 "more: give results up with `clupyctl cancel`, or submit it without "
+                                 "detach=True",
+                                 task->session->user, FORMAT_BYTES(detached_owner_bytes(task->manager)));
         case EDQUOT:
                 return strformat("it cannot be detached: detached calls may take %s of the master's disk "
                                  "together, and that is used up: submit it later or without detach=True, "
@@ -153,6 +155,14 @@ char *detached_refusal(const Task *task, int error) {
         }
 }
 
+void detached_refuse(Task *task, int error) {
+        _cleanup_(freep) char *message = detached_refusal(task, error);
+        const char *reason = error == -EUSERS ? "quota" : "rejected";
+
+        session_log_refusal(task->session, reason, strempty(message));
+        task_refuse(task, reason, strempty(message));
+}
+
 /* It was to outlive its client, and cannot. Before it has run it is not taken at all; one that a former
  * master had taken goes on as an ordinary one. */
 static void detached_fail(Detached *d, int error) {
@@ -160,13 +170,13 @@ static void detached_fail(Detached *d, int error) {
         Task *task = d->task;
         bool held = d->held;
 
-        message = detached_refusal(task, error);
         detached_forget(task);
         if (held) {
-                session_log_refusal(task->session, "rejected", strempty(message));
-                task_refuse(task, "rejected", strempty(message));
-        } else
-                log_warning("Task %s of %s: %s", ID_HEX(task->id), task->session->user, strempty(message));
+                detached_refuse(task, error);
+                return;
+        }
+        message = detached_refusal(task, error);
+        log_warning("Task %s of %s: %s", ID_HEX(task->id), task->session->user, strempty(message));
 }
 
 /* Written down as soon as all of it is there; then it may run. */
@@ -209,7 +219,7 @@ int detached_task_new(Task *task, bool hold) {
         if (task->size > m->config->detached_memory || task->job->code_size > m->config->detached_memory)
                 return -EFBIG;
         if (hold) {
-                r = detached_check_room(m, task->size);
+                r = detached_check_room(task->session->owner, task->size);
                 if (r < 0)
                         return r;
         }
@@ -264,12 +274,12 @@ static void set_stuck(Detached *d, bool stuck) {
 }
 
 static void result_failed(Detached *d, int error) {
-        bool room = error == -EDQUOT || error == -ENOSPC;
+        bool room = error == -EUSERS || error == -EDQUOT || error == -ENOSPC;
 
         if (!d->stuck)
-                log_warning_errno(error, "The result of detached task %s stays on its node%s",
-                                  ID_HEX(d->task->id),
-                                  room ? " until there is room (detached.total, or the disk)" : "");
+                log_warning_errno(
+                        error, "The result of detached task %s stays on its node%s", ID_HEX(d->task->id),
+                        room ? " until there is room (detached.share, detached.total, or the disk)" : "");
         set_stuck(d, room);
 }
 

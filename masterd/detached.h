@@ -16,8 +16,11 @@
 
 /* Soon writes the task down and begins to fetch its argument and code. hold: it is not in a queue before all
  * of that is on disk, and is refused to its client if it cannot be; else it goes on as an ordinary one then.
- * Returns 0, -EFBIG over `detached.size`, -EDQUOT over `detached.total`, -ENOSPC, -ENOMEM. */
+ * Returns 0, -EFBIG over `detached.size`, -EUSERS over the owner's share of `detached.total`, -EDQUOT over
+ * that, -ENOSPC, -ENOMEM. */
 int detached_task_new(Task *task, bool hold);
+/* Refuses the task to its client for that error. */
+void detached_refuse(Task *task, int error);
 /* Why, for people. From malloc. */
 char *detached_refusal(const Task *task, int error);
 /* Its argument and code are being written down. */

@@ -63,6 +63,8 @@ static const ConfigItem items[] = {
           "a duration from 1min to 1 year, such as 7d", .min = USEC_PER_MINUTE, .max = 366 * USEC_PER_DAY },
         { "detached.size", CONFIG_SCALAR, config_parse_size, FIELD(detached_memory),
           "a size from 64K to 1T, such as 1G", .min = KIB(64), .max = GIB(1024) },
+        { "detached.share", CONFIG_SCALAR, config_parse_double, FIELD(detached_share),
+          "a factor from 0.01 to 1, such as 0.5", .min = 0.01, .max = 1 },
         { "detached.total", CONFIG_SCALAR, config_parse_size, FIELD(detached_total),
           "a size from 1M to 1024T, such as 10G", .min = MIB(1), .max = GIB(1024) * 1024 },
         { "log_level", CONFIG_SCALAR, config_parse_enum, FIELD(log_level),
@@ -119,6 +121,7 @@ int master_config_new(MasterConfig **ret) {
         config->detached_keep = 7 * USEC_PER_DAY;
         config->detached_memory = GIB(1);
         config->detached_total = GIB(10);
+        config->detached_share = 0.5;
         config->dependencies = strdup(DEPENDENCY_CONFIG_PATH);
         config->index_socket = strdup("/run/clupy-index/index.sock");
         if (!config->dependencies || !config->index_socket)
@@ -288,24 +291,11 @@ int master_config_load(const char *explicit_path, MasterConfig **ret, char **ret
 /* Reading it again (reload) */
 
 static const char *const live_keys[] = {
-        "access",
-        "client_timeout",
-        "detached.keep",
-        "detached.size",
-        "detached.total",
-        "limits.burst",
-        "limits.unproven_per_address",
-        "limits.rate",
-        "limits.unproven",
-        "log_level",
-        "log_memory",
-        "log_tail",
-        "max_retries",
-        "overcommit_memory",
-        "policies",
-        "task_window",
-        "wheels.size",
-        "wheels.total",
+        "access",        "client_timeout",  "detached.keep",     "detached.share",
+        "detached.size", "detached.total",  "limits.burst",      "limits.unproven_per_address",
+        "limits.rate",   "limits.unproven", "log_level",         "log_memory",
+        "log_tail",      "max_retries",     "overcommit_memory", "policies",
+        "task_window",   "wheels.size",     "wheels.total",
 };
 
 static bool key_is_live(const char *key) {

@@ -29,6 +29,7 @@ struct MasterConfig {
         uint64_t detached_keep;   /* how long the result of a detached task is kept */
         uint64_t detached_memory; /* bytes on disk of one detached task's argument, code or result */
         uint64_t detached_total;  /* bytes on disk that detached tasks may take all together */
+        double detached_share;    /* and what part of that those of one owner */
         uint64_t wheels_size, wheels_total; /* bytes on disk of the wheels of one user, of all */
         int log_level;                      /* LOG_ERR …; <0: as the command line says */
         Access *access;                     /* NULL: no table */

@@ -31,7 +31,8 @@ struct Owner {
         uint64_t served; /* when it last got a place */
         uint64_t mcpus_running, memory_running;
         unsigned n_running;
-        AccessLimits limits; /* points into the configuration's table */
+        uint64_t detached_bytes; /* its part of Manager.detached_bytes */
+        AccessLimits limits;     /* points into the configuration's table */
 };
 
 /* A reference to the one of that name, which is made on first use. Returns 0, -ENOMEM. */

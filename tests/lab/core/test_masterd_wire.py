@@ -753,7 +753,7 @@ def test_detached_with_wrong_code_is_refused(master: Master) -> None:
 
 
 def test_detached_beyond_the_bound_is_refused(start: Callable[..., Master]) -> None:
-    master = start(detached="{total: 1M, size: 900K}")
+    master = start(detached="{total: 1M, size: 900K, share: 1}")
     client, code = Client(master.port), b"code!"
     job = client.job(detach=True, code=hashlib.sha256(code).hexdigest(), code_size=5)
     first = client.submit(job, 1, size=800_000)[0]
@@ -771,6 +771,45 @@ def test_detached_beyond_the_bound_is_refused(start: Callable[..., Master]) -> N
     small = client.submit(job, 1, b"x" * 1000)[0]
     give(client, code)
     wait_until(lambda: client.query("task", id=small)["state"] == "queued")
+
+
+def test_detached_have_a_share_per_owner(start: Callable[..., Master]) -> None:
+    master = start(detached="{total: 1M}")
+    code = b"code!"
+
+    def keep(client: Client, size: int) -> str:
+        job = client.job(detach=True, code=hashlib.sha256(code).hexdigest(), code_size=5)
+        task = client.submit(job, 1, size=size)[0]
+        for _ in range(2):
+            asked = client.expect("FETCH")
+            client.inbox.insert(0, asked)
+            give(client, code if asked.json["what"] == "code" else bytes(size))
+        wait_until(lambda: client.query("task", id=task)["state"] == "queued")
+        return task
+
+    def refused(client: Client, size: int) -> Json:
+        job = client.job(detach=True, code=hashlib.sha256(code).hexdigest(), code_size=5)
+        task = client.submit(job, 1, size=size)[0]
+        outcome: Json = client.results(1)[task]["outcome"]
+        assert outcome["kind"] == "refused"
+        return outcome
+
+    alice, bob, carol = Client(master.port), Client(master.port, "bob"), Client(master.port, "carol")
+    # Half of it, unless the configuration says otherwise; one call alone may be too much.
+    outcome = refused(alice, 600_000)
+    assert outcome["reason"] == "quota" and outcome["message"].startswith("detached calls of alice may take 512.0K")
+    first = keep(alice, 400_000)
+    assert refused(alice, 200_000)["reason"] == "quota"
+    keep(bob, 500_000)
+    # What is left of the whole is too little for anybody.
+    assert refused(carol, 400_000)["reason"] == "rejected"
+    # It is counted anew at a start, and comes back when it is given up.
+    master.kill()
+    master.start()
+    alice = Client(master.port)
+    assert refused(alice, 200_000)["reason"] == "quota"
+    assert alice.query("cancel", ids=[first])["cancelled"] == [first]
+    keep(alice, 200_000)
 
 
 def test_detached_running_goes_on_without_its_client(master: Master) -> None:
