@@ -521,6 +521,7 @@ static int run_query(Peer *peer, json_object *json) {
         QueryAsker asker = { .user = peer->user,
                              .session = peer->session,
                              .privileged = peer->admin,
+                             .claimed = !peer_has_proof(peer),
                              .from = connection_peer(peer->connection) };
         bool follow = false;
         uint64_t id;

@@ -400,9 +400,7 @@ static bool check_user(Peer *peer, json_object *json) {
                 peer_close(peer, -ENOMEM, NULL);
                 return false;
         }
-        /* Where nobody proves anything, a name is all there is. */
-        if (!peer->owner)
-                peer->admin = streq(user, "root");
+        /* Where nobody proves anything a name is all there is, and nobody is an administrator for it. */
         access_resolve(peer->manager->config->access, user, &access_limits);
         if (!access_limits.known && !peer->admin) {
                 message =

@@ -78,6 +78,8 @@ static unsigned rights_of(Manager *m, const QueryAsker *asker) {
         if (!asker->user)
                 return asker->granted;
         access_resolve(m->config->access, asker->user, &limits);
+        if (asker->claimed)
+                limits.rights &= ~(unsigned) (ACCESS_VIEW_ALL | ACCESS_MANAGE_ALL);
         return limits.rights | asker->granted;
 }
 

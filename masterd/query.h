@@ -29,6 +29,7 @@ DEFINE_NAME_TABLE_DECLARATION(query_error, QueryError);
 typedef struct QueryAsker {
         const char *user; /* may do to its own tasks what it likes; the access table may allow more */
         bool privileged;  /* and this one to everything */
+        bool claimed;     /* nobody has proved that this is the user: the table gives it nothing of others */
         unsigned granted; /* AccessRight that it has besides those of the table */
         const char *from; /* an address for the journal, NULL */
         Session *session; /* the connection's, for `attach`; NULL */

@@ -1105,6 +1105,37 @@ def test_strangers_take_no_place_of_the_socket_nor_of_who_comes(start: Callable[
         one.close()
 
 
+def test_a_name_makes_no_administrator(start: Callable[..., Master], local: str) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    master = start(listen=f"['127.0.0.1:PORT', '127.0.0.1:{port}']", insecure=f"['127.0.0.1:{port}']", socket=local,
+                   access="{users: {ops: {rights: [run, manage-all]}}}")
+    ready(master)
+    bob = Client(master.port, "bob")
+    task = bob.submit(bob.job(cpus=100.0), 1)[0]
+    for user in ("root", "ops"):
+        plain = Operator(port, user, PLAIN)
+        assert plain.welcome["insecure"] and plain.query("status")["insecure"]
+        assert plain.query("tasks")["tasks"] == []
+        for verb, args in (("task", {"id": task}), ("cancel", {"ids": [task]})):
+            with pytest.raises(LookupError, match="not-found"):
+                plain.query(verb, **args)
+        with pytest.raises(LookupError, match="not-allowed"):
+            plain.query("drain", node="node1")
+    # Its own it may have there, as everybody.
+    own = Client(port, "root", way=PLAIN)
+    mine = own.submit(own.job(cpus=100.0), 1)[0]
+    assert own.query("cancel", ids=[mine])["cancelled"] == [mine]
+    # Who has proved it may.
+    with say_root(local) as root:
+        assert query(root, "task", {"id": task})["owner"] == "bob"
+    with Wire(port=master.port, identity="clupy:user:ops") as ops:
+        ops.send("HELLO", {"role": "operator", "protocol": [1, 1], "software": "0.1.0"})
+        ops.expect("WELCOME")
+        assert query(ops, "cancel", {"ids": [task]})["cancelled"] == [task]
+
+
 def test_strangers_do_not_fill_the_journal(start: Callable[..., Master]) -> None:
     if not isinstance(ways.default(), ways.Issued):
         pytest.skip("in plaintext nobody has a certificate")

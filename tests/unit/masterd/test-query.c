@@ -1,4 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+
 #include "fixture.h"
 #include "json-util.h"
 #include "query.h"
@@ -14,6 +16,24 @@ static QueryError ask(Manager *m, const char *user, const char *verb, const char
         *ret_text = error == QUERY_OK ? strdup(json_text(result, NULL)) : TAKE_PTR(message);
         assert_non_null(*ret_text);
         return error;
+}
+
+/* The table gives rights to a name that was proved, and none over others' to one that anybody may say. */
+static void test_claimed(void **state) {
+        static const char text[] = "access: {users: {ops: {rights: [run, manage-all]}}}\n";
+        static const ConfigItem items[] = { { "access", CONFIG_TREE, access_parse,
+                                              offsetof(MasterConfig, access), "a group of keys",
+                                              .explain = access_explain } };
+        _cleanup_(manager_freep) Manager *m = fixture_new();
+        const QueryAsker proved = { .user = "ops" }, claimed = { .user = "ops", .claimed = true };
+        _cleanup_(freep) char *message = NULL;
+        const Owner *owner;
+
+        (void) fixture_session(m, "alice");
+        OK(config_load_text("t.yaml", text, strlen(text), items, ELEMENTSOF(items), m->config, &message));
+        OK(query_scope(m, &proved, &owner));
+        assert_null(owner);
+        assert_int_equal(query_scope(m, &claimed, &owner), -ENOENT);
 }
 
 static void assert_answer(Manager *m, const char *user, const char *verb, const char *args,
@@ -101,7 +121,7 @@ static void test_text(void **state) {
 
 int main(void) {
         const struct CMUnitTest tests[] = { cmocka_unit_test(test_verbs), cmocka_unit_test(test_unreachable),
-                                            cmocka_unit_test(test_text) };
+                                            cmocka_unit_test(test_text), cmocka_unit_test(test_claimed) };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
 }
