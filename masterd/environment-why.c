@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "environment-job.h"
@@ -13,11 +14,12 @@
 
 enum { WORDS_MAX = 200 };
 
-/* Whole seconds: "12s". */
+/* "12 s" */
 static const char *ago(uint64_t usec, char buffer[static FORMAT_SIZE]) {
-        if (usec < USEC_PER_SEC)
-                return "0s";
-        return format_duration(usec / USEC_PER_SEC * USEC_PER_SEC, buffer);
+        if (usec >= 10 * USEC_PER_MINUTE)
+                return format_duration(usec / USEC_PER_MINUTE * USEC_PER_MINUTE, buffer);
+        snprintf(buffer, FORMAT_SIZE, "%" PRIu64 " s", usec / USEC_PER_SEC);
+        return buffer;
 }
 #define AGO(m, since) ago(usec_sub(manager_now(m), (since)), (char[FORMAT_SIZE]){ 0 })
 

@@ -10,6 +10,7 @@
 #include "log.h"
 #include "manager.h"
 #include "parse-util.h"
+#include "requirement.h"
 #include "time-util.h"
 
 static const char *const environment_state_table[_ENVIRONMENT_STATE_MAX] = {
@@ -156,6 +157,32 @@ int environment_find_name(Environment *e) {
         return 0;
 }
 
+static int add_library(const LockEntry *entry, void *userdata) {
+        /* Of what depends on markers nobody knows yet whether it will be there. */
+        return entry->conditional ? 0 : json_add_string(userdata, entry->project, entry->version);
+}
+
+/* As long as no node says what it has installed: what another of the same name came to, or what the lock
+ * names. */
+static void find_libraries(Environment *e) {
+        _cleanup_(json_putp) json_object *libraries = NULL;
+        const Environment *other;
+        const char *expected;
+        size_t line;
+
+        if (e->libraries)
+                return;
+        HASHMAP_FOREACH(other, e->manager->environments->table)
+                if (other != e && other->libraries && environment_equal(other, e)) {
+                        e->libraries = json_object_get(other->libraries);
+                        free_and_strdup(&e->installer, other->installer);
+                        return;
+                }
+        if (json_new_object(&libraries) >= 0 &&
+            lock_parse(e->lock, strlen(e->lock), add_library, libraries, &line, &expected) >= 0)
+                e->libraries = TAKE_PTR(libraries);
+}
+
 int environment_lock(Environment *e, const char *lock, size_t size, const char *platform) {
         char *copy = memdup_nul(lock, size), *on = strdup(platform);
         int r;
@@ -172,6 +199,7 @@ int environment_lock(Environment *e, const char *lock, size_t size, const char *
         r = environment_find_name(e);
         if (r < 0)
                 return r;
+        find_libraries(e);
         e->resolved_at = now_usec(CLOCK_REALTIME);
         e->failures = 0;
         environment_set_state(e, ENVIRONMENT_LOCKED);
