@@ -175,7 +175,7 @@ bool environments_keeps(const Environment *e) {
         const Environments *all = e->manager->environments;
 
         return all && hashmap_get(all->table, e->id) == e &&
-               (e->state == ENVIRONMENT_LOCKED || (e->state == ENVIRONMENT_FAILED && e->name[0] != '\0'));
+               (e->state == ENVIRONMENT_LOCKED || (e->state == ENVIRONMENT_FAILED && !e->wheels_missing));
 }
 
 void environments_changed(Environment *e) {

@@ -77,7 +77,8 @@ int environments_open(Manager *m);
 int environments_request(Manager *m, Session *session, const char *python, const EnvironmentRequest *request,
                          Environment **ret);
 
-/* Keeps a reference-less one for later, if it is worth it. */
+/* Keeps a reference-less one for later, if it is worth it: also one that failed, so that its words can be
+ * read. */
 bool environments_keeps(const Environment *e);
 void environments_forget(Environment *e);
 int environments_add(Manager *m, Environment *e);

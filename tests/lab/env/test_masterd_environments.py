@@ -374,6 +374,13 @@ def test_failed_to_resolve(start: Callable[..., Master]) -> None:
     assert client.results(1)[again]["outcome"] == outcome
     agent.nothing("resolve")
     assert "y>9" in client.query("why", id=task)["sentence"]
+    # Also when nobody asks for it any more.
+    client.send("GOODBYE")
+    while client.socket.recv(1 << 16):
+        pass
+    client.close()
+    with contextlib.closing(Client(master.port)) as later:
+        assert later.query("environment", name=order["name"])["log"] == words
     with contextlib.closing(Operator(master.port)) as operator:
         shown = operator.query("environment", name=order["name"][:8])
     assert shown["state"] == "failed" and shown["log"] == words and shown["owner"] == "alice"
