@@ -9,7 +9,7 @@
 #include "parse-util.h"
 #include "pythons.h"
 
-#define DEFAULT_KIND "system-"
+#define DEFAULT_KIND "python-"
 
 int environment_name_parse(const char *name, EnvironmentKind *ret_kind, char ret_series[PYTHON_NAME_MAX]) {
         char meant[ENVIRONMENT_NAME_MAX];

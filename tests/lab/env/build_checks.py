@@ -11,10 +11,11 @@ Usage: build_checks.py [NAME…]
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
+import platform
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -172,6 +173,24 @@ open(target + "/preload", "w").write("words\\n")
     assert build(client, name, "make_environment()\nopen(target + '/preload', 'w').write('no_such_module\\n')").outcome == Outcome.VALUE
     event = client.run(task_numpy, environment=name)
     assert event.outcome == Outcome.ENVIRONMENT and "no_such_module" in event.detail, event
+
+
+@check
+def the_nodes_other_pythons_build_and_run() -> None:
+    client = connected()
+    others = [program.name.rpartition("-")[2] for program in Path("/usr/lib/clupy").glob("clupy-zygote-*")]
+    for series in others:
+        name = name_of(f"python{series}")
+        event = build(client, name, "make_environment()", python=series)
+        assert event.outcome == Outcome.VALUE and client.environments()[name].figures["python"] == series, event
+        # Code of one Python is none for another: only what each has by itself.
+        for environment in (name, f"python-{series}", f"system-{series}"):
+            run = client.run(platform.python_version, environment=environment)
+            assert run.outcome == Outcome.VALUE and run.value.startswith(f"{series}."), (environment, run)
+        run = client.run(eval, "__import__('sys').prefix", environment=name)
+        assert run.value == str(ENVIRONMENTS / name), run
+        run = client.run(importlib.import_module, "numpy", environment=f"python-{series}")
+        assert run.outcome == Outcome.EXCEPTION and "numpy" in run.value["message"], run
 
 
 @check
