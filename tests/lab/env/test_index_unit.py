@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -50,6 +51,14 @@ def test_it_starts_when_somebody_asks_and_only_the_master_may(master: Node) -> N
                          "--clear-groups", "sh", "-c", "cat /etc/clupy/pki/ca.key /var/lib/clupy-master/epoch /root/.profile; "
                          "touch /etc/x /var/lib/clupy-master/wheels/x /run/clupy-index/wheels/x"], check=False).stderr
     assert hidden.count("Permission denied") + hidden.count("Read-only") + hidden.count("No such file") == 6, hidden
+
+
+def test_no_worker_waits_for_another_ones_connection(master: Node) -> None:
+    """All of them are woken by one connection: who comes too late must not hang in accept(), with the requests it has."""
+    assert fetch(master, "/local/0/")[0] == "200"
+    pid = master.run(["systemctl", "show", "--property=MainPID", "--value", "clupy-index.service"]).stdout.strip()
+    flags = master.run(["sed", "-n", r"s/^flags:\s*//p", f"/proc/{pid}/fdinfo/3"]).stdout
+    assert int(flags, 8) & os.O_NONBLOCK, flags
 
 
 def test_a_change_is_followed_and_a_wrong_one_refused(master: Node, cluster: Cluster) -> None:
