@@ -98,12 +98,20 @@ void environment_touch(const char *name) {
                 (void) futimens(fd, NULL);
 }
 
+/* Those that only wait for work do not count: they go when it is removed. */
 static unsigned count_zygotes(const Manager *manager, const char *name) {
         unsigned n = 0;
 
         LIST_FOREACH(Zygote, zygote, zygotes, &manager->zygotes)
-                n += streq(zygote->key.environment, name);
+                n += streq(zygote->key.environment, name) && zygote->state != ZYGOTE_DEAD &&
+                     !zygote_is_idle(zygote);
         return n;
+}
+
+static void end_zygotes(Manager *manager, const char *name) {
+        LIST_FOREACH(Zygote, zygote, zygotes, &manager->zygotes)
+                if (streq(zygote->key.environment, name) && zygote_is_idle(zygote))
+                        zygote_end(zygote, "its environment is removed");
 }
 
 /* Returns 0, -ENOENT. */
@@ -155,6 +163,7 @@ int environment_remove(Manager *manager, const char *name, const char **ret_why)
                 *ret_why = "The environment is in use.";
                 return -EBUSY;
         }
+        end_zygotes(manager, name);
         r = builds_drop_environment(manager->builds, name);
         if (r >= 0)
                 agent_link_send(manager->link, &event, -EBADF);

@@ -26,7 +26,7 @@ int environment_stamp_read(const char *name, EnvironmentStamp *ret);
 /* Tells the agent of all of them. */
 void environments_tell(Manager *manager);
 
-/* Removes a built one, and tells the agent. Returns 0, -ENOENT, -EBUSY while a zygote has it, -errno, with a
+/* Removes a built one, and tells the agent. Returns 0, -ENOENT, -EBUSY while a task has it, -errno, with a
  * sentence. */
 int environment_remove(Manager *manager, const char *name, const char **ret_why);
 

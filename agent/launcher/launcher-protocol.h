@@ -234,7 +234,7 @@ typedef struct LauncherEvent {
                         uint64_t bytes, files;    /* that it takes on the disk */
                         uint64_t built_at,
                                 used_at; /* CLOCK_REALTIME, µs; the second: by a zygote, 0: never */
-                        uint32_t in_use; /* zygotes that have it now */
+                        uint32_t in_use; /* zygotes that have it now, and work to do */
                         uint32_t reserved;
                 } environment; /* BUILD_STARTED, ENVIRONMENT, ENVIRONMENT_REMOVED */
                 struct {

@@ -225,7 +225,7 @@ Zygote *zygote_find(Manager *manager, const LauncherKey *key) {
         return NULL;
 }
 
-static bool is_idle(const Zygote *zygote) {
+bool zygote_is_idle(const Zygote *zygote) {
         return zygote->state == ZYGOTE_WARM && zygote->n_pairs == zygote->n_ready;
 }
 
@@ -234,7 +234,7 @@ static bool evict(Manager *manager) {
         Zygote *oldest = NULL;
 
         LIST_FOREACH(Zygote, zygote, zygotes, &manager->zygotes)
-                if (is_idle(zygote) && (!oldest || zygote->used_at_usec < oldest->used_at_usec))
+                if (zygote_is_idle(zygote) && (!oldest || zygote->used_at_usec < oldest->used_at_usec))
                         oldest = zygote;
         if (oldest)
                 zygote_end(oldest, "another one needs its place");

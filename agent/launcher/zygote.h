@@ -65,6 +65,9 @@ int zygote_restore(Manager *manager, const ZygoteRecord *record);
 /* The one for this key that has not begun to end, or NULL. */
 Zygote *zygote_find(Manager *manager, const LauncherKey *key);
 
+/* It is warm, and only waits for work. */
+bool zygote_is_idle(const Zygote *zygote);
+
 void zygote_stage_made(Zygote *zygote, int error, int pidfd);
 
 /* Makes or gives back waiting pairs until there are as many as wanted. */

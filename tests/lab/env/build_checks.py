@@ -131,13 +131,24 @@ def a_build_makes_an_environment_that_tasks_import() -> None:
     assert run.value == f"42 {ENVIRONMENTS / name}", run
     assert client.run(task_numpy, environment=name).value is False
     found = client.environments()[name].figures
-    assert found["used_at"] >= found["built_at"] and found["in_use"] == 1
+    assert found["used_at"] >= found["built_at"]
+    task = client.start(time.sleep, 600, environment=name)
+    client.wait_for(lambda e: e.task == task and e.op == Op.STARTED)
+    assert client.environments()[name].figures["in_use"] == 1
     refused = client.environment_remove(name)
     assert (refused.op, refused.error) == (Op.REFUSED, -16), refused
+    client.stop(task)
+    client.wait_for(lambda e: e.task == task and e.op == Op.ENDED)
+    client.release(task)
+    eventually(lambda: client.environments()[name].figures["in_use"] == 0, "it is still in use")
     assert (client.environment_remove(name_of("none")).error) == -2
     again = build(client, name, "")
     assert (again.op, again.error) == (Op.REFUSED, -17), again
-    assert not list(BUILDING.iterdir())
+    # Its zygote waits for work: that goes with it.
+    removed = client.environment_remove(name)
+    assert removed.op == Op.ENVIRONMENT_REMOVED, removed
+    nothing_is_left(name)
+    assert client.run(task_words, environment=name).error == -2
 
 
 @check
