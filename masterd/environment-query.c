@@ -324,6 +324,7 @@ QueryError environment_query_list(Manager *m, const EnvironmentAsker *asker, jso
         return r < 0 ? QUERY_FAILED : QUERY_OK;
 }
 
+/* *ret stays as it is unless it is QUERY_OK. */
 static QueryError find(Manager *m, const EnvironmentAsker *asker, json_object *args, Environment **ret,
                        char **ret_message) {
         const Environment *found = NULL;
@@ -366,11 +367,11 @@ static QueryError find(Manager *m, const EnvironmentAsker *asker, json_object *a
 
 QueryError environment_query_show(Manager *m, const EnvironmentAsker *asker, json_object *args,
                                   json_object *result, char **ret_message) {
-        Environment *e;
+        Environment *e = NULL;
         QueryError error = find(m, asker, args, &e, ret_message);
         const char *log;
 
-        if (error != QUERY_OK)
+        if (!e)
                 return error;
         if (add_environment(m, result, e) < 0)
                 return QUERY_FAILED;
@@ -410,11 +411,11 @@ QueryError environment_query_sync(Manager *m, const EnvironmentAsker *asker, jso
 QueryError environment_query_remove(Manager *m, const EnvironmentAsker *asker, json_object *args,
                                     json_object *result, char **ret_message) {
         char name[ENVIRONMENT_NAME_SIZE];
-        Environment *e;
+        Environment *e = NULL;
         QueryError error = find(m, asker, args, &e, ret_message);
         Node *node;
 
-        if (error != QUERY_OK)
+        if (!e)
                 return error;
         name_shown(e, name);
         if (!asker->manage_all && !(asker->user && streq(asker->user, e->owner)))
