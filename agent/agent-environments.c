@@ -36,6 +36,12 @@ static bool is_wanted(const char *name, void *userdata) {
         return false;
 }
 
+static void on_cool(const char *name, void *userdata) {
+        Agent *agent = userdata;
+
+        warm_pool_forget(agent->warm_pool, name);
+}
+
 static void on_follow(const char *former, const char *name, void *userdata) {
         Agent *agent = userdata;
 
@@ -47,6 +53,7 @@ static const EnvironmentsHandlers handlers = {
         .tell = on_tell,
         .dial = on_dial,
         .is_wanted = is_wanted,
+        .cool = on_cool,
         .follow = on_follow,
 };
 

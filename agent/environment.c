@@ -96,6 +96,7 @@ void environment_set_state(Environment *e, EnvironmentState state) {
         case ENVIRONMENT_RESOLVED:
         case ENVIRONMENT_READY:
         case ENVIRONMENT_FAILED:
+                e->not_before = 0;
                 e->order = environment_order_free(e->order);
                 break;
         default:

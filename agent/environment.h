@@ -52,8 +52,9 @@ typedef struct Environment {
         uint64_t run_usec;          /* that its build took; 0: a former agent's */
         json_object *libraries;     /* NULL: not known here */
         char *installer;
-        uint64_t touched; /* CLOCK_MONOTONIC µs: built, or needed by a task; 0: not since we are here */
-        bool listed;      /* seen in the launcher's last list */
+        uint64_t busy_until; /* CLOCK_MONOTONIC µs: a task has it, as the launcher said */
+        uint64_t touched;    /* CLOCK_MONOTONIC µs: built, or needed by a task; 0: not since we are here */
+        bool listed;         /* seen in the launcher's last list */
 
         /* RESOLVED: the lock; FAILED: the installer's last words. */
         char *text;

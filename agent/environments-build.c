@@ -139,7 +139,7 @@ void environments_build_refused(Environment *e, int error, const char *text) {
         switch (error) {
         case -EEXIST: /* it is there already: how large it is, the next list says */
                 environment_ready(e);
-                environments_look_at(e->table, 0);
+                environments_list_at(e->table, 0);
                 break;
         case -EALREADY: /* that of a former connection has not quite ended */
         case -EAGAIN:

@@ -10,6 +10,7 @@ struct Environments {
         sd_event_source *work;  /* deferred: something has changed */
         sd_event_source *timer; /* something can be tried again */
         uint64_t timer_usec;    /* CLOCK_MONOTONIC; UINT64_MAX: not set */
+        uint64_t list_usec;     /* CLOCK_MONOTONIC: when the launcher is asked what there is */
         const ServerConfig *config;
         char *const *pythons;
         const EnvironmentsHandlers *handlers;
@@ -31,13 +32,16 @@ struct Environments {
 
 /* Has the loop do what follows. */
 void environments_changed(Environments *t);
+/* Has the launcher asked what there is, at that time at the latest, CLOCK_MONOTONIC µs. */
+void environments_list_at(Environments *t, uint64_t usec);
 /* Has the loop look again at that time at the latest, CLOCK_MONOTONIC µs. */
 void environments_look_at(Environments *t, uint64_t usec);
 int environments_ask(Environments *t, LauncherRequest *request, const int *fds, size_t n_fds);
 
 /* READY, built just now. */
 void environment_ready(Environment *e);
-/* Asks the launcher to remove one that is READY: REMOVING. Returns whether it could be asked. */
+/* Asks the launcher to remove one that is READY: REMOVING. Returns whether it
+ * could be asked. */
 bool environment_remove(Environment *e);
 
 /* Asks the launcher for the builds whose turn it is. */

@@ -34,6 +34,11 @@ void environments_look_at(Environments *t, uint64_t usec) {
         (void) sd_event_source_set_enabled(t->timer, SD_EVENT_ONESHOT);
 }
 
+void environments_list_at(Environments *t, uint64_t usec) {
+        t->list_usec = MIN(t->list_usec, usec);
+        environments_look_at(t, t->list_usec);
+}
+
 int environments_ask(Environments *t, LauncherRequest *request, const int *fds, size_t n_fds) {
         return t->launcher_up ? t->handlers->ask(request, fds, n_fds, t->userdata) : -ENOTCONN;
 }
@@ -45,6 +50,7 @@ static void environments_list(Environments *t) {
         if (t->listing || environments_ask(t, &request, NULL, 0) < 0)
                 return;
         t->listing = true;
+        t->list_usec = UINT64_MAX;
         HASHMAP_FOREACH(e, t->all)
                 e->listed = false;
 }
@@ -74,9 +80,10 @@ uint64_t environments_bytes(const Environments *t) {
 
 static bool environment_may_go(const Environment *e) {
         const Environments *t = e->table;
-        bool fresh = e->touched > 0 && usec_sub(now_usec(CLOCK_MONOTONIC), e->touched) < GRACE_USEC;
+        uint64_t now = now_usec(CLOCK_MONOTONIC);
+        bool fresh = e->touched > 0 && usec_sub(now, e->touched) < GRACE_USEC;
 
-        return e->state == ENVIRONMENT_READY && !fresh && e->in_use == 0 &&
+        return e->state == ENVIRONMENT_READY && !fresh && e->busy_until <= now &&
                !strv_contains(t->keep, e->name) && !t->handlers->is_wanted(e->name, t->userdata);
 }
 
@@ -105,7 +112,7 @@ static void environments_trim(Environments *t) {
                 if (!oldest) {
                         /* Sooner or later one of them is not in use any more. */
                         if (t->listed && !t->listing)
-                                environments_look_at(t, now_usec(CLOCK_MONOTONIC) + LIST_CROWDED_USEC);
+                                environments_list_at(t, now_usec(CLOCK_MONOTONIC) + LIST_CROWDED_USEC);
                         return;
                 }
                 bytes -= oldest->bytes;
@@ -133,8 +140,10 @@ static int on_timer(sd_event_source *source, uint64_t usec, void *userdata) {
         Environments *t = userdata;
 
         t->timer_usec = UINT64_MAX;
-        if (t->listed)
+        if (t->listed && t->list_usec <= now_usec(CLOCK_MONOTONIC))
                 environments_list(t);
+        else if (t->list_usec < UINT64_MAX)
+                environments_look_at(t, t->list_usec);
         environments_changed(t);
         return 0;
 }
@@ -424,7 +433,7 @@ static void on_environments_end(Environments *t) {
         HASHMAP_FOREACH(e, t->all)
                 if (e->state == ENVIRONMENT_READY && !e->listed)
                         environment_set_state(e, ENVIRONMENT_REMOVED);
-        environments_look_at(t, now_usec(CLOCK_MONOTONIC) + LIST_USEC);
+        environments_list_at(t, now_usec(CLOCK_MONOTONIC) + LIST_USEC);
         environments_changed(t);
 }
 
@@ -432,6 +441,7 @@ static void on_removed(Environment *e) {
         if (e->state != ENVIRONMENT_REMOVING)
                 return;
         environment_set_state(e, ENVIRONMENT_REMOVED);
+        e->table->handlers->cool(e->name, e->table->userdata);
         if (e->order) { /* it was ordered again meanwhile */
                 list_remove(&e->news);
                 environment_set_state(e, ENVIRONMENT_WAITING);
@@ -449,6 +459,7 @@ static void on_refused(Environment *e, int error, const char *text) {
                 on_removed(e);
                 return;
         }
+        e->busy_until = now_usec(CLOCK_MONOTONIC) + LIST_CROWDED_USEC;
         if (error == -EBUSY)
                 e->in_use = MAX(e->in_use, 1U);
         else
@@ -561,7 +572,7 @@ int environments_new(sd_event *event, const ServerConfig *config, char *const *p
         t->pythons = pythons;
         t->handlers = handlers;
         t->userdata = userdata;
-        t->timer_usec = UINT64_MAX;
+        t->timer_usec = t->list_usec = UINT64_MAX;
         list_init(&t->waiting);
         list_init(&t->news);
         r = hashmap_new(HASHMAP_STRING, &t->all);

@@ -27,6 +27,8 @@ typedef struct EnvironmentsHandlers {
         IndexDial dial;
         /* Whether a task that is about to start needs it. */
         bool (*is_wanted)(const char *name, void *userdata);
+        /* It has been removed, and what waited warm for it with it. */
+        void (*cool)(const char *name, void *userdata);
         /* One of the master's default environments is there; tasks had `former` in its place until now. */
         void (*follow)(const char *former, const char *name, void *userdata);
 } EnvironmentsHandlers;

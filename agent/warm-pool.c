@@ -131,6 +131,14 @@ void warm_pool_follow(WarmPool *p, const char *former, const char *next) {
         }
 }
 
+void warm_pool_forget(WarmPool *p, const char *environment) {
+        LIST_FOREACH(WarmKey, k, age, &p->by_age)
+                if (streq(k->key.environment, environment)) {
+                        p->ask(&k->key, 0, p->userdata);
+                        warm_pool_drop(p, k);
+                }
+}
+
 void warm_pool_renew(WarmPool *p) {
         LIST_FOREACH(WarmKey, k, age, &p->by_age)
                 p->ask(&k->key, p->count, p->userdata);

@@ -21,5 +21,7 @@ void warm_pool_use(WarmPool *p, const LauncherKey *key);
 /* Tasks of one environment will have another one from now on: all that is warm for the former becomes so for
  * the next, too; the former's goes when it has not been used for its time. */
 void warm_pool_follow(WarmPool *p, const char *former, const char *next);
+/* That environment goes: nothing waits for it any more. */
+void warm_pool_forget(WarmPool *p, const char *environment);
 /* Asks for all again: the launcher is another one. */
 void warm_pool_renew(WarmPool *p);

@@ -74,11 +74,18 @@ static void on_follow(const char *former, const char *name, void *userdata) {
         snprintf(followed + size, sizeof(followed) - size, "%.7s>%.7s ", former, name);
 }
 
+static void on_cool(const char *name, void *userdata) {
+        size_t size = strlen(followed);
+
+        snprintf(followed + size, sizeof(followed) - size, "%s cold ", name);
+}
+
 static const EnvironmentsHandlers handlers = {
         .ask = on_ask,
         .tell = on_tell,
         .dial = on_dial,
         .is_wanted = is_wanted,
+        .cool = on_cool,
         .follow = on_follow,
 };
 
@@ -575,22 +582,30 @@ static void test_room(void **state) {
         /* What is to be kept is not known yet. */
         assert_int_equal(n_requests, 0);
         master_says("{'keep':['kept']}");
-        /* 1800: three should go, and four may not. */
-        assert_string_equal(asked(LAUNCHER_ENVIRONMENT_REMOVE, 1)->environment.environment, "older");
-        assert_string_equal(asked(LAUNCHER_ENVIRONMENT_REMOVE, 2)->environment.environment, "newer");
-        assert_null(asked(LAUNCHER_ENVIRONMENT_REMOVE, 3));
+        /* 1800: three have to go, and three may not. Whether one is in use is the launcher's to say. */
+        assert_string_equal(asked(LAUNCHER_ENVIRONMENT_REMOVE, 1)->environment.environment, "in-use");
+        assert_string_equal(asked(LAUNCHER_ENVIRONMENT_REMOVE, 2)->environment.environment, "older");
+        assert_string_equal(asked(LAUNCHER_ENVIRONMENT_REMOVE, 3)->environment.environment, "newer");
+        assert_null(asked(LAUNCHER_ENVIRONMENT_REMOVE, 4));
         assert_int_equal(environments_use(table, "newer", why), -ENOENT);
 
-        /* Has come into use meanwhile: it stays, and nothing else may go. */
-        refused("newer", -EBUSY, "it is in use");
-        assert_told("newer", "ready");
-        assert_null(asked(LAUNCHER_ENVIRONMENT_REMOVE, 3));
+        /* A task has it: it stays, and nothing else may go in its place. */
+        refused("in-use", -EBUSY, "it is in use");
+        assert_told("in-use", "ready");
+        assert_null(asked(LAUNCHER_ENVIRONMENT_REMOVE, 4));
         launcher_says(&(LauncherEvent){ .op = LAUNCHER_ENVIRONMENT_REMOVED,
                                         .environment = { .environment = "older" } },
                       NULL, NULL);
         assert_told("older", "removed");
         assert_null(hashmap_get(environments_all(table), "older"));
-        assert_int_equal(environments_bytes(table), 1500);
+
+        followed[0] = '\0';
+        launcher_says(&(LauncherEvent){ .op = LAUNCHER_ENVIRONMENT_REMOVED,
+                                        .environment = { .environment = "newer" } },
+                      NULL, NULL);
+        assert_told("newer", "removed");
+        assert_string_equal(followed, "newer cold ");
+        assert_int_equal(environments_bytes(table), 1200);
 }
 
 static void test_removed_by_order(void **state) {

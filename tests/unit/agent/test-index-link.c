@@ -14,7 +14,9 @@
 
 /* The port between builds and a master that are this test. */
 
-enum { CONNECTIONS_MAX = 8, BIG = 16 << 20 };
+/* BIG: bytes, more than the buffers of all sockets on the way may grow to: those of the build's end stay
+ * small. */
+enum { CONNECTIONS_MAX = 8, BIG = 32 << 20, SMALL = 64 << 10 };
 
 static sd_event *event;
 static Listener *listener;
@@ -123,6 +125,7 @@ static int setup(void **state) {
                                &listener));
         fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
         assert_ok(fd);
+        assert_ok(setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &(int){ SMALL }, sizeof(int)));
         assert_ok(bind(fd, (struct sockaddr *) &address, size));
         assert_ok(listen(fd, 16));
         size = sizeof(bound);
@@ -160,6 +163,7 @@ static int build_connect(void) {
         int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
         assert_ok(fd);
+        assert_ok(setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &(int){ SMALL }, sizeof(int)));
         assert_ok(sockaddr_from_numeric("127.0.0.1", build_port, &address, &size));
         assert_ok(connect(fd, (struct sockaddr *) &address, size));
         assert_ok(fd_set_nonblock(fd, true));
