@@ -5,12 +5,17 @@
 #include <string.h>
 
 #include "macros.h"
+#include "memory-util.h"
 #include "parse-util.h"
 
 enum { HASH_DIGITS = 64, LOGICAL_LINE_MAX = 256 << 10 };
 
 static bool is_letter_or_digit(char c) {
         return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+}
+
+static bool is_one_of(char c, const char *set) {
+        return c != '\0' && strchr(set, c);
 }
 
 static bool is_blank(char c) {
@@ -48,7 +53,7 @@ static ssize_t extras_length(const char *s, size_t size) {
 
         if (size == 0 || s[0] != '[')
                 return 0;
-        while (n < size && (is_letter_or_digit(s[n]) || memchr("._-, \t", s[n], 6)))
+        while (n < size && (is_letter_or_digit(s[n]) || is_one_of(s[n], "._-, \t")))
                 n++;
         return n < size && s[n] == ']' ? (ssize_t) n + 1 : -1;
 }
@@ -63,7 +68,7 @@ static size_t blanks(const char *s, size_t size) {
 
 /* Versions and their comparisons: ">=1,<2", "(==1.0)", "~=1.1", "===x". */
 static bool is_version_character(char c) {
-        return is_letter_or_digit(c) || memchr(".,*+!-_<>=~() \t", c, 15);
+        return is_letter_or_digit(c) || is_one_of(c, ".,*+!-_<>=~() \t");
 }
 
 static size_t head_length(const char *s, size_t size) {
@@ -91,7 +96,7 @@ bool requirement_is_valid(const char *s) {
         if (n == 0)
                 return false;
         n += blanks(s + n, size - n);
-        if (n < size && s[n] != ';' && !memchr("<>=!~(", s[n], 6))
+        if (n < size && s[n] != ';' && !is_one_of(s[n], "<>=!~("))
                 return false;
         while (n < size && s[n] != ';') {
                 if (!is_version_character(s[n]) ||
@@ -135,7 +140,7 @@ bool wheel_name_is_valid(const char *s) {
         if (size > 255 || !is_letter_or_digit(s[0]) || !endswith(s, ".whl"))
                 return false;
         for (size_t i = 0; i < size; i++)
-                if (!is_letter_or_digit(s[i]) && !memchr("._-+!", s[i], 5))
+                if (!is_letter_or_digit(s[i]) && !is_one_of(s[i], "._-+!"))
                         return false;
         return true;
 }
@@ -241,7 +246,7 @@ static const char *entry_parse(char *s, LockEntry *ret) {
             s[n + version + blanks(s + n + version, strlen(s + n + version))] != '\0')
                 return pin;
         for (size_t i = 0; i < version; i++)
-                if (!is_letter_or_digit(s[n + i]) && !memchr(".+!-_", s[n + i], 5))
+                if (!is_letter_or_digit(s[n + i]) && !is_one_of(s[n + i], ".+!-_"))
                         return pin;
         memcpy(ret->version, s + n, version);
         ret->version[version] = '\0';
@@ -262,7 +267,7 @@ int lock_parse(const char *text, size_t size, LockVisit visit, void *userdata, s
         *ret_expected = "printable text in UTF-8";
         if (memchr(text, '\0', size) || !utf8_is_valid(text, size))
                 return -EINVAL;
-        buffer = malloc(LOGICAL_LINE_MAX);
+        buffer = newn0(char, LOGICAL_LINE_MAX);
         if (!buffer)
                 return -ENOMEM;
         while ((r = next_logical(&reader, buffer, LOGICAL_LINE_MAX, &length, ret_line)) > 0) {

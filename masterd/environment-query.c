@@ -251,7 +251,7 @@ static bool is_current_default(const Environment *e) {
 
 static int add_environment(Manager *m, json_object *object, const Environment *e) {
         There there = count_there(m, e);
-        char name[ENVIRONMENT_NAME_SIZE];
+        char name[ENVIRONMENT_NAME_SIZE] = "";
 
         name_shown(e, name);
         if (json_add_string(object, "name", name) < 0 || json_add_string(object, "python", e->python) < 0 ||
@@ -338,7 +338,7 @@ static QueryError find(Manager *m, const EnvironmentAsker *asker, json_object *a
         if (collect(m, asker, &walk) < 0)
                 return QUERY_FAILED;
         for (size_t i = 0; i < walk.n; i++) {
-                char name[ENVIRONMENT_NAME_SIZE];
+                char name[ENVIRONMENT_NAME_SIZE] = "";
 
                 name_shown(walk.all[i], name);
                 if (!startswith(name, wanted))
@@ -397,7 +397,7 @@ QueryError environment_query_sync(Manager *m, const EnvironmentAsker *asker, jso
         if (json_add_new_array(result, "environments", &array) < 0)
                 return QUERY_FAILED;
         HASHMAP_FOREACH(d, m->environments->defaults) {
-                char name[ENVIRONMENT_NAME_SIZE];
+                char name[ENVIRONMENT_NAME_SIZE] = "";
 
                 if (!d->next || d->next->state == ENVIRONMENT_FAILED)
                         continue;
@@ -410,7 +410,7 @@ QueryError environment_query_sync(Manager *m, const EnvironmentAsker *asker, jso
 
 QueryError environment_query_remove(Manager *m, const EnvironmentAsker *asker, json_object *args,
                                     json_object *result, char **ret_message) {
-        char name[ENVIRONMENT_NAME_SIZE];
+        char name[ENVIRONMENT_NAME_SIZE] = "";
         Environment *e = NULL;
         QueryError error = find(m, asker, args, &e, ret_message);
         Node *node;
