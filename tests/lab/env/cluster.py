@@ -84,7 +84,7 @@ class Cluster:
         assert done.returncode == status, f"clupyctl {' '.join(arguments)}: {done.stdout}{done.stderr}"
         return json.loads(done.stdout) if done.stdout.startswith(("{", "[")) else done.stdout + done.stderr
 
-    def wait(self, condition: Callable[[], Any], what: str, timeout: float = 120.0) -> Any:
+    def wait(self, condition: Callable[[], Any], what: str, timeout: float = 60.0) -> Any:
         """Until the condition is true; returns what it gave."""
         deadline = time.monotonic() + timeout
         while not (found := condition()):
@@ -105,21 +105,26 @@ class Cluster:
         found: list[dict[str, Any]] = self.ctl("env", "list")["environments"]
         return found
 
-    def default(self, python: str = "3.11") -> dict[str, Any] | None:
-        """The newest default environment, when it is ready on all nodes."""
-        for entry in self.environments():
-            if entry.get("default") and entry["python"] == python and entry["state"] == "ready":
-                nodes = {node["name"] for node in entry["nodes"] if node["state"] == "ready"}
-                return entry if set(self.agents) <= nodes else None
-        return None
+    def show(self, name: str) -> dict[str, Any]:
+        """One environment, with its lock and its log."""
+        found: dict[str, Any] = self.ctl("env", "show", name)
+        return found
 
     def wait_default(self, **libraries: str) -> dict[str, Any]:
-        """Until the default environment is ready on all nodes, with these versions of libraries."""
+        """Until the default environment is ready on all nodes and consists of exactly these versions of libraries."""
         def condition() -> dict[str, Any] | None:
-            entry = self.default()
-            return entry if entry and all(entry["libraries"].get(name) == version for name, version in libraries.items()) \
-                else None
-        found: dict[str, Any] = self.wait(condition, f"default environment with {libraries}")
+            for entry in self.environments():
+                ready = {node["node"] for node in entry.get("nodes", []) if node["state"] == "ready"}
+                if entry.get("default") and entry["python"] == "3.11" and set(self.agents) <= ready and \
+                        entry.get("libraries", {}) == libraries:
+                    return entry
+            return None
+
+        try:
+            found: dict[str, Any] = self.wait(condition, f"default environment with {libraries}")
+        except AssertionError:
+            print(json.dumps(self.environments(), indent=1))
+            raise
         return found
 
     def call(self, program: str, *arguments: str, user: str = "user", node: str = "client", timeout: float = 180.0,
