@@ -327,6 +327,9 @@ proxy_cache_path {cache}/listings levels=1:2 keys_zone=listings:8m max_size=1g i
 proxy_cache_path {cache}/files levels=1:2 keys_zone=files:16m max_size=10g min_free=512m inactive=365d use_temp_path=off;
 proxy_http_version 1.1;
 proxy_set_header Connection "";
+# Nothing of what a build asks goes on but the path: all get what one of them has made the index answer.
+proxy_pass_request_headers off;
+proxy_pass_request_body off;
 proxy_ssl_server_name on;
 proxy_ssl_verify on;
 proxy_ssl_verify_depth 6;
@@ -388,7 +391,7 @@ def _upstreams(origins: list[Origin]) -> str:
 def _to(number: int, origin: Origin) -> str:
     """What is common to all that is asked of one origin."""
     text = (f"proxy_ssl_name {origin.name};\nproxy_set_header Host {origin.host};\n"
-            'proxy_set_header Accept-Encoding "";\n')
+            'proxy_set_header Accept-Encoding "";\nproxy_set_header User-Agent clupy-index;\n')
     if origin.authorization:
         text += f"proxy_set_header Authorization {quoted(origin.authorization)};\n"
     return text
@@ -414,6 +417,7 @@ def _index_locations(index: Index) -> str:
         return f"location /simple/ {{ default_type text/plain; return 404 {quoted(printable(index.why))}; }}\n"
     origins = [index.origin, *index.files]
     text = f"""location /simple/ {{
+if ($index_rest = "") {{ return 404; }}
 {_to(0, index.origin)}proxy_set_header Accept $listing_accept;
 proxy_cache listings;
 proxy_cache_key "$listing {index.origin.url}{index.path}$index_rest";
@@ -432,6 +436,7 @@ return 502 "the package index {index.origin.name} cannot be reached from the clu
     for number, origin in enumerate(origins):
         # Files of packages alone: the rest of that host is none of a build's business.
         text += f"""location ~ "^/files/{number}/.+\\.(whl|whl\\.metadata|tar\\.gz|tar\\.gz\\.metadata|zip|tar\\.bz2|tgz)$" {{
+if ($file_rest = "") {{ return 404; }}
 {_to(number, origin)}proxy_cache files;
 proxy_cache_key "{origin.url}$file_rest";
 proxy_cache_valid 200 365d;

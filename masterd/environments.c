@@ -323,10 +323,12 @@ static int fill(Environment *e, const Environments *all, const EnvironmentReques
         return 0;
 }
 
-/* A lock holds what it names and no foreign code runs when only wheels are taken: the same for all. */
+/* A lock holds what it names and no foreign code runs when only wheels are taken: the same for all. Not so
+ * with somebody's own wheels: who only knows their digests must not come by what is in them. */
 static int share(Environment *e) {
-        return e->base || (e->fixed && e->only_wheels) ? free_and_strdup(&e->owner, ENVIRONMENT_OWNER_SHARED)
-                                                       : 0;
+        return e->base || (e->fixed && e->only_wheels && !e->wheels)
+                       ? free_and_strdup(&e->owner, ENVIRONMENT_OWNER_SHARED)
+                       : 0;
 }
 
 static const char *check_request(const EnvironmentRequest *request, char **ret_log) {

@@ -264,6 +264,23 @@ def test_a_password_reaches_the_index_and_no_one_else(index: Index, upstream: Up
     assert (index.folder / "run/nginx.conf").stat().st_mode & 0o77 == 0
 
 
+def test_what_one_build_asks_changes_nothing_for_others(index: Index, upstream: Upstream) -> None:
+    index.config()
+    index.start()
+    before = len(upstream.headers)
+    status, _, body = index.get("/simple/alpha/", Accept=JSON, Authorization="Basic bWU6bWU=", Cookie="a=b",
+                                **{"X-Outside-Url": "https://elsewhere.test", "X-Forwarded-Host": "elsewhere.test"})
+    assert status == 200
+    file = links(body)[0]
+    assert index.get(file, Authorization="Basic bWU6bWU=", **{"X-Outside-Url": "https://elsewhere.test"})[0] == 200
+    asked = upstream.headers[before:]
+    assert len(asked) >= 2
+    for headers in asked:
+        assert not {"Authorization", "Cookie", "X-Outside-Url", "X-Forwarded-Host"} & set(headers.keys()), headers
+    # Two ways to write a path are no two names of one answer.
+    assert index.get("/" + file)[0] == 404
+
+
 def test_a_reload_loses_no_connection(index: Index, upstream: Upstream, tmp_path: Path) -> None:
     index.config()
     index.start()
