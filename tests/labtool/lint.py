@@ -39,12 +39,16 @@ WRONG = re.compile(": (fatal )?error: ")
 ANALYZER_MISTAKES = {
     # An element stored at an index that is not a constant counts as leaked.
     ("memory-util.c", "strv_extend", "analyzer-malloc-leak"),
+    ("environment-node.c", "resources_add", "analyzer-malloc-leak"),
+    ("pki-issue.c", "pki_renewals_add", "analyzer-malloc-leak"),
+    ("pki-issue.c", "targets_add", "analyzer-malloc-leak"),
     # So does a member of an intrusive list, known to the list only by its link ...
     ("agent-link.c", "enqueue", "analyzer-malloc-leak"),
     ("warm-pool.c", "warm_pool_follow", "analyzer-malloc-leak"),
     ("detached.c", "detached_attach", "analyzer-malloc-leak"),
     # ... and an object that the cleanup reaches from a member of it.
     ("state-store-file.c", "state_store_file_open", "analyzer-malloc-leak"),
+    ("environment-default.c", "load_failed", "analyzer-malloc-leak"),
     # Takes a frame's first bytes for possibly none, after a check that there are some.
     ("frame.c", "frame_header_parse", "analyzer-use-of-uninitialized-value"),
 }
