@@ -37,8 +37,7 @@ static int open_folder(const Ctl *ctl, bool make, int *ret) {
 
 /* Tokens are where the authority is. */
 static int check_here(const Ctl *ctl) {
-        if (ctl_option(ctl, "tokens") || access(JOIN_TOKEN_FOLDER, F_OK) >= 0 || errno != ENOENT ||
-            access(AUTHORITY_FOLDER "/ca.key", F_OK) >= 0)
+        if (ctl_option(ctl, "tokens") || access(AUTHORITY_FOLDER "/ca.key", F_OK) >= 0 || errno != ENOENT)
                 return 0;
         return pki_fail(ctl, -ENOENT, AUTHORITY_FOLDER, "ca.key");
 }
