@@ -118,6 +118,15 @@ int requirement_project(const char *s, char ret[static PROJECT_NAME_MAX + 1]) {
         return 0;
 }
 
+int wheel_project(const char *name, char ret[static PROJECT_NAME_MAX + 1]) {
+        size_t n = strcspn(name, "-");
+
+        if (n == 0 || project_length(name, n) != n)
+                return -EINVAL;
+        project_normalise(name, n, ret);
+        return 0;
+}
+
 bool module_name_is_valid(const char *s) {
         bool begin = true;
 

@@ -150,7 +150,6 @@ typedef struct Entry {
         const char *name, *state, *reason, *message, *installer;
         uint64_t bytes, files, used_at, in_use;
         double seconds;
-        json_object *libraries;
         char *text; /* of the payloads; NULL: none */
         size_t size;
 } Entry;
@@ -200,6 +199,8 @@ static int check_libraries(json_object *libraries) {
 }
 
 static int parse_entry(json_object *j, const Frame *frame, Entry *ret) {
+        json_object *libraries;
+
         *ret = (Entry){ 0 };
         if (!json_object_is_type(j, json_type_object) ||
             json_get_string(j, "name", ENVIRONMENT_NAME_SIZE - 1, &ret->name) < 0 ||
@@ -212,8 +213,7 @@ static int parse_entry(json_object *j, const Frame *frame, Entry *ret) {
             json_get_uint64_optional(j, "used_at", UINT64_MAX / 4, 0, &ret->used_at) < 0 ||
             json_get_uint64_optional(j, "in_use", UINT32_MAX, 0, &ret->in_use) < 0 ||
             json_get_double_optional(j, "seconds", 0, 1e9, 0, &ret->seconds) < 0 ||
-            json_get_object_optional(j, "libraries", &ret->libraries) < 0 ||
-            check_libraries(ret->libraries) < 0)
+            json_get_object_optional(j, "libraries", &libraries) < 0 || check_libraries(libraries) < 0)
                 return -EBADMSG;
         return read_text(j, frame, ENVIRONMENT_LOCK_MAX, ret);
 }
@@ -228,32 +228,28 @@ static Environment *find_resolving(Node *node, const char *name) {
         return NULL;
 }
 
-static void note_libraries(Environment *e, const Entry *entry) {
-        if (entry->libraries) {
-                json_object_put(e->libraries);
-                e->libraries = json_object_get(entry->libraries);
-        }
-        if (entry->installer)
+static void note_installer(Environment *e, const Entry *entry) {
+        if (entry->installer && !e->installer)
                 free_and_strdup(&e->installer, entry->installer);
 }
 
-/* It goes into the next order, and into names: text, and not more. */
-static bool lock_is_text(const Entry *entry) {
-        return entry->text && !memchr(entry->text, '\0', entry->size) &&
-               utf8_is_valid(entry->text, entry->size);
-}
-
+/* It is built on other nodes and runs there: a node that answers something else is not believed. */
 static int on_resolved(Node *node, const Entry *entry) {
         Environment *e = find_resolving(node, entry->name);
+        _cleanup_(freep) char *words = NULL;
         int r;
 
         if (!e)
                 return 0; /* it is not waited for any more */
-        if (entry->size > 0 && !lock_is_text(entry))
-                return -EBADMSG;
-        note_libraries(e, entry);
-        r = environment_lock(e, strempty(entry->text), entry->size, strempty(node->platform));
-        return r;
+        r = environment_check_lock(e, strempty(entry->text), entry->size, &words);
+        if (r == -EINVAL) {
+                environment_resolve_failed(e, "infrastructure", words);
+                return 0;
+        }
+        if (r < 0)
+                return r;
+        note_installer(e, entry);
+        return environment_lock(e, strempty(entry->text), entry->size, strempty(node->platform));
 }
 
 /* The installer's words are what helps; where there are none, the node's. */
@@ -314,7 +310,7 @@ static int on_ready(Node *node, const Entry *entry) {
         node_environment_set_state(there, NODE_ENVIRONMENT_READY);
         HASHMAP_FOREACH(e, node->manager->environments->table)
                 if (streq(e->name, entry->name))
-                        note_libraries(e, entry);
+                        note_installer(e, entry);
         environments_there_changed(node->manager, entry->name);
         return 0;
 }

@@ -92,6 +92,14 @@ static bool waits_for_default(const Environment *e, const Environment **ret_defa
         return !d->generations[0] && d->next && d->next->state == ENVIRONMENT_RESOLVING;
 }
 
+/* What it answers runs on all nodes, for everybody: the operator can say who is trusted with it. */
+static bool may_resolve(const Environment *e, const Node *node) {
+        const DependencyConfig *config = e->manager->environments->config;
+
+        return !e->is_default || !config || !config->resolve_on ||
+               strv_contains(config->resolve_on, node->name);
+}
+
 static Node *pick_resolver(const Environment *e) {
         Node *node, *best = NULL;
         unsigned best_orders = 0;
@@ -99,7 +107,7 @@ static Node *pick_resolver(const Environment *e) {
         HASHMAP_FOREACH(node, e->manager->nodes) {
                 unsigned orders;
 
-                if (!environment_fits_node(e, node))
+                if (!environment_fits_node(e, node) || !may_resolve(e, node))
                         continue;
                 /* Another one is better than where it failed. */
                 orders = node_orders(node) + (node == e->avoid ? 1000 : 0);

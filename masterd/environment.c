@@ -162,25 +162,79 @@ static int add_library(const LockEntry *entry, void *userdata) {
         return entry->conditional ? 0 : json_add_string(userdata, entry->project, entry->version);
 }
 
-/* As long as no node says what it has installed: what another of the same name came to, or what the lock
- * names. */
+/* What the lock names, and not what a node says of itself: all that have it are told the same. */
 static void find_libraries(Environment *e) {
         _cleanup_(json_putp) json_object *libraries = NULL;
-        const Environment *other;
         const char *expected;
         size_t line;
 
-        if (e->libraries)
-                return;
-        HASHMAP_FOREACH(other, e->manager->environments->table)
-                if (other != e && other->libraries && environment_equal(other, e)) {
-                        e->libraries = json_object_get(other->libraries);
-                        free_and_strdup(&e->installer, other->installer);
-                        return;
-                }
         if (json_new_object(&libraries) >= 0 &&
-            lock_parse(e->lock, strlen(e->lock), add_library, libraries, &line, &expected) >= 0)
+            lock_parse(e->lock, strlen(e->lock), add_library, libraries, &line, &expected) >= 0) {
+                json_object_put(e->libraries);
                 e->libraries = TAKE_PTR(libraries);
+        }
+}
+
+/* What was asked for and has not been seen in the lock yet. */
+typedef struct Wanted {
+        Hashmap *projects; /* name → itself */
+        char (*names)[PROJECT_NAME_MAX + 1];
+        size_t n;
+} Wanted;
+
+static void wanted_done(Wanted *wanted) {
+        hashmap_free(wanted->projects);
+        free(wanted->names);
+}
+
+static int wanted_add(Wanted *wanted) {
+        int r = hashmap_put(wanted->projects, wanted->names[wanted->n], wanted->names[wanted->n]);
+
+        wanted->n += r >= 0;
+        return r == -EEXIST ? 0 : r;
+}
+
+static int wanted_read(Wanted *wanted, const Environment *e) {
+        int r;
+
+        wanted->names =
+                calloc(strv_length(e->packages) + strv_length(e->wheels) + 1, sizeof(*wanted->names));
+        r = wanted->names ? hashmap_new(HASHMAP_STRING, &wanted->projects) : -ENOMEM;
+        for (char **s = e->packages; s && *s && r >= 0; s++)
+                if (!strchr(*s, ';') && requirement_project(*s, wanted->names[wanted->n]) >= 0)
+                        r = wanted_add(wanted);
+        for (char **s = e->wheels; s && *s && r >= 0; s++) {
+                const char *slash = strchr(*s, '/');
+
+                if (wheel_project(slash ? slash + 1 : *s, wanted->names[wanted->n]) >= 0)
+                        r = wanted_add(wanted);
+        }
+        return r;
+}
+
+static int wanted_seen(const LockEntry *entry, void *userdata) {
+        (void) hashmap_remove(userdata, entry->project);
+        return 0;
+}
+
+int environment_check_lock(const Environment *e, const char *lock, size_t size, char **ret_words) {
+        _cleanup_(wanted_done) Wanted wanted = { 0 };
+        const char *expected, *missing;
+        size_t line;
+        int r;
+
+        r = wanted_read(&wanted, e);
+        if (r < 0)
+                return r;
+        r = lock_parse(lock, size, wanted_seen, wanted.projects, &line, &expected);
+        if (r == -ENOMEM)
+                return r;
+        missing = r < 0 ? NULL : hashmap_first(wanted.projects);
+        if (r >= 0 && !missing)
+                return 0;
+        *ret_words = missing ? strformat("the node's lock lacks %s, which was asked for", missing)
+                             : strformat("line %zu of the node's lock: expected %s", line, expected);
+        return *ret_words ? -EINVAL : -ENOMEM;
 }
 
 int environment_lock(Environment *e, const char *lock, size_t size, const char *platform) {

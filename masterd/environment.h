@@ -94,6 +94,9 @@ void environment_set_state(Environment *e, EnvironmentState state);
 void environment_fail(Environment *e, const char *reason, const char *log);
 /* Its lock is known: works the name out. Returns 0, -ENOMEM. */
 int environment_lock(Environment *e, const char *lock, size_t size, const char *platform);
+/* Whether a lock that a node has found out is one, and has in it all that was asked for (but what depends on
+ * markers). Returns 0, -EINVAL and what is wrong (from malloc), -ENOMEM. */
+int environment_check_lock(const Environment *e, const char *lock, size_t size, char **ret_words);
 /* Works the name out, once all that it needs is there. */
 int environment_find_name(Environment *e);
 /* A failure that is long enough ago: begins anew. */

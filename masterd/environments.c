@@ -212,19 +212,6 @@ static const char *wheel_name(const char *wheel) {
         return slash ? slash + 1 : wheel;
 }
 
-/* A wheel's name begins with its project's. */
-static int wheel_project(const char *wheel, char ret[static PROJECT_NAME_MAX + 1]) {
-        const char *name = wheel_name(wheel);
-        char project[PROJECT_NAME_MAX + 1];
-        size_t n = strcspn(name, "-");
-
-        if (n == 0 || n > PROJECT_NAME_MAX)
-                return -EINVAL;
-        memcpy(project, name, n);
-        project[n] = '\0';
-        return requirement_project(project, ret);
-}
-
 /* The client asks for this project itself. */
 static bool is_replaced(const EnvironmentRequest *request, const char *project) {
         char other[PROJECT_NAME_MAX + 1];
@@ -233,7 +220,7 @@ static bool is_replaced(const EnvironmentRequest *request, const char *project) 
                 if (requirement_project(*s, other) >= 0 && streq(other, project))
                         return true;
         for (char **s = request->wheels; s && *s; s++)
-                if (wheel_project(*s, other) >= 0 && streq(other, project))
+                if (wheel_project(wheel_name(*s), other) >= 0 && streq(other, project))
                         return true;
         return false;
 }

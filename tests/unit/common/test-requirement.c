@@ -56,6 +56,9 @@ static void test_projects(void **state) {
         assert_int_equal(requirement_project("numpy==2", name), 0);
         assert_string_equal(name, "numpy");
         assert_int_equal(requirement_project(">=1", name), -EINVAL);
+        assert_int_equal(wheel_project("My_Own-1.0-py3-none-any.whl", name), 0);
+        assert_string_equal(name, "my-own");
+        assert_int_equal(wheel_project("-1.0-py3-none-any.whl", name), -EINVAL);
 }
 
 static void test_names(void **state) {

@@ -5,9 +5,11 @@
 
 #include "environment-default.h"
 #include "environment-job.h"
+#include "environment-link.h"
 #include "environment-node.h"
 #include "environment-order.h"
 #include "environments.h"
+#include "json-util.h"
 
 #define HASH " --hash=sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\n"
 
@@ -245,6 +247,79 @@ static void test_resolving_is_tried_elsewhere(void **state) {
         assert_int_equal(e->state, ENVIRONMENT_FAILED);
 }
 
+/* What nodes say */
+
+/* One frame of the node, with a payload if text is not NULL. */
+static int tell(Node *node, const char *json, const char *text) {
+        struct iovec payload = { (char *) text, strlen(strempty(text)) };
+        Frame frame = { .type = FRAME_ENVIRONMENT_STATE, .payloads = &payload, .n_payloads = text != NULL };
+        Peer peer = { .manager = node->manager, .node = node };
+        int r;
+
+        OK(json_parse_strict_object(json, strlen(json), 16, &frame.json));
+        r = environment_link_state(&peer, &frame);
+        json_object_put(frame.json);
+        return r;
+}
+
+static int tell_of(Node *node, const char *name, const char *state, const char *text) {
+        _cleanup_(freep) char *json = strformat(
+                "{\"environments\":[{\"name\":\"%.40s\",\"state\":\"%s\"%s,\"libraries\":{\"x\":\"0\"}}]}",
+                name, state, text ? ",\"payload\":0" : "");
+
+        return tell(node, json, text);
+}
+
+static void test_locks_of_nodes(void **state) {
+        static const char *const bad[] = { "", "x\n", "y==1" HASH, "x==1" HASH "--index-url=http://y\n" };
+        char *packages[] = { (char *) "X>=1", (char *) "z; python_version < '3'", NULL };
+
+        for (size_t i = 0; i <= ELEMENTSOF(bad); i++) {
+                _cleanup_(manager_freep) Manager *m = fixture_new();
+                Job *job =
+                        job_with(fixture_session(m, "alice"), &(EnvironmentRequest){ .packages = packages });
+                Node *node = builder(m, "a");
+                Environment *e = job->environment;
+
+                e->resolver = node;
+                OK(tell_of(node, e->id, "resolved", i < ELEMENTSOF(bad) ? bad[i] : "x==1" HASH "w==2" HASH));
+                if (i < ELEMENTSOF(bad)) {
+                        assert_int_equal(e->state, ENVIRONMENT_RESOLVING);
+                        assert_null(e->resolver);
+                        assert_int_equal(e->failures, 1);
+                        continue;
+                }
+                assert_int_equal(e->state, ENVIRONMENT_LOCKED);
+                /* Neither then nor later does a node say which versions these are. */
+                set_ready(node, e->name);
+                OK(tell_of(node, e->name, "ready", NULL));
+                assert_string_equal(json_object_get_string(json_object_object_get(e->libraries, "x")), "1");
+                assert_string_equal(json_object_get_string(json_object_object_get(e->libraries, "w")), "2");
+        }
+}
+
+/* Whether it was tried on the node: it cannot be sent there. */
+static void test_who_may_resolve(void **state) {
+        for (unsigned i = 0; i < 2; i++) {
+                _cleanup_(manager_freep) Manager *m = fixture_new();
+                DependencyConfig *config;
+                DefaultEnvironment *d;
+                char *message;
+
+                OK(dependency_config_parse("d.yaml",
+                                           i == 0 ? "packages: [x]\nresolve_on: [b]\n"
+                                                  : "packages: [x]\nresolve_on: [a]\n",
+                                           strlen("packages: [x]\nresolve_on: [b]\n"), &config, &message));
+                m->environments->config = config;
+                (void) builder(m, "a");
+                environment_default_want(m, "3.11");
+                d = hashmap_get(m->environments->defaults, "3.11");
+                environments_work(m);
+                assert_int_equal(d->next->state, ENVIRONMENT_RESOLVING);
+                assert_int_equal(d->next->failures, i);
+        }
+}
+
 static void test_one_owner_has_a_bound(void **state) {
         _cleanup_(manager_freep) Manager *m = fixture_new();
         Session *session = fixture_session(m, "alice");
@@ -297,6 +372,8 @@ int main(void) {
                 cmocka_unit_test(test_given_up_everywhere),
                 cmocka_unit_test(test_the_nodes_fault),
                 cmocka_unit_test(test_resolving_is_tried_elsewhere),
+                cmocka_unit_test(test_locks_of_nodes),
+                cmocka_unit_test(test_who_may_resolve),
                 cmocka_unit_test(test_one_owner_has_a_bound),
                 cmocka_unit_test(test_python_and_labels_decide),
         };
