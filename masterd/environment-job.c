@@ -11,6 +11,7 @@
 #include "json-util.h"
 #include "manager.h"
 #include "node.h"
+#include "owner.h"
 #include "parse-util.h"
 #include "requirement.h"
 #include "session.h"
@@ -174,8 +175,6 @@ static int read_request(Request *r, json_object *j) {
 }
 
 int environment_job_read(Session *session, Job *job, json_object *j) {
-        Manager *m = session->manager;
-        _cleanup_(request_done) Request request = { 0 };
         json_object *object;
         const char *python;
         int r;
@@ -189,9 +188,14 @@ int environment_job_read(Session *session, Job *job, json_object *j) {
                 return r;
         if (json_get_object_optional(j, "requires", &object) < 0)
                 return -EBADMSG;
-        r = resources_read(object, &job->requires);
-        if (r < 0)
-                return r;
+        return resources_read(object, &job->requires);
+}
+
+int environment_job_request(Session *session, Job *job, json_object *j) {
+        _cleanup_(request_done) Request request = { 0 };
+        json_object *object;
+        int r;
+
         if (json_get_object_optional(j, "environment", &object) < 0)
                 return -EBADMSG;
         if (!object)
@@ -199,7 +203,12 @@ int environment_job_read(Session *session, Job *job, json_object *j) {
         r = read_request(&request, object);
         if (r < 0)
                 return r;
-        r = environments_request(m, session, job->python, &request.request, &job->environment);
+        job->environment_unread = !(session->owner->limits.rights & ACCESS_RUN) ||
+                                  (job->refused && streq(job->refused_reason, "not-allowed"));
+        if (job->environment_unread)
+                return 0;
+        r = environments_request(session->manager, session, job->python, &request.request,
+                                 &job->environment);
         if (r != -ENOSPC)
                 return r;
         job->environments_full = true; /* told with its first call, see check_job() */
@@ -247,6 +256,7 @@ int environment_job_restore(Job *job, json_object *j) {
                 if (!e)
                         return -ENODATA;
                 job->environment = environment_ref(e);
+                e->wanted = true;
         }
         return resources_read(object, &job->requires);
 }

@@ -151,6 +151,9 @@ static void resolve(Environment *e) {
                         log_oom();
                 return;
         }
+        /* To look packages up, foreign code may run: not before somebody's task is taken. */
+        if (!e->is_default && !e->wanted)
+                return;
         r = environment_link_resolve(node, e, preferred ? preferred->lock : NULL);
         if (r < 0) {
                 environment_resolve_failed(e, "infrastructure", "the order could not be sent");

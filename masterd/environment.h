@@ -48,6 +48,7 @@ struct Environment {
         bool is_default; /* a generation of the master's */
         bool fixed;      /* its lock was given */
         bool recorded;   /* in the state store */
+        bool wanted;     /* a task needs it: before that no node looks its packages up */
         char *owner;     /* or ENVIRONMENT_OWNER_SHARED */
         char python[PYTHON_SERIES_SIZE];
         char *platform; /* NULL: not known yet */

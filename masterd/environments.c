@@ -514,6 +514,13 @@ Environment *environments_failed(Manager *m, const Job *job) {
         return d->generations[0] ?: d->next;
 }
 
+void environments_want(Manager *m, Job *job) {
+        if (!job->environment || job->environment->wanted)
+                return;
+        job->environment->wanted = true;
+        environments_wake(m);
+}
+
 void environments_task_comes(Manager *m, const Job *job) {
         Environment *e = environments_failed(m, job);
 

@@ -104,6 +104,8 @@ void environments_count(Manager *m, const Job *job);
 Environment *environments_awaited(Manager *m, const Job *job);
 /* The one that failed and leaves the job without any, NULL: there is hope. */
 Environment *environments_failed(Manager *m, const Job *job);
+/* A task of the job is taken: from now on its environment is worth a node's work. */
+void environments_want(Manager *m, Job *job);
 /* A task comes: a failure that is old is tried again. */
 void environments_task_comes(Manager *m, const Job *job);
 

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 
+#include "client-link.h"
 #include "environment-default.h"
 #include "environment-job.h"
 #include "environment-link.h"
@@ -10,6 +11,7 @@
 #include "environment-order.h"
 #include "environments.h"
 #include "json-util.h"
+#include "owner.h"
 
 #define HASH " --hash=sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\n"
 
@@ -320,6 +322,59 @@ static void test_who_may_resolve(void **state) {
         }
 }
 
+/* What a client says. */
+static int submit(Session *session, const char *json) {
+        Frame frame = { .type = FRAME_SUBMIT };
+        Peer peer = { .manager = session->manager, .session = session };
+        int r;
+
+        OK(json_parse_strict_object(json, strlen(json), 16, &frame.json));
+        r = client_link_frame(&peer, &frame);
+        json_object_put(frame.json);
+        return r;
+}
+
+#define JOB_ID "11111111111111111111111111111111"
+#define JOB                                                                                                 \
+        "{\"jobs\":[{\"id\":\"" JOB_ID                                                                      \
+        "\",\"code\":\"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\",\"code_size\":1," \
+        "\"python\":\"3.11\",\"environment\":{\"packages\":[\"x\"]}}]}"
+#define TASK "{\"tasks\":[{\"id\":\"22222222222222222222222222222222\",\"job\":\"" JOB_ID "\",\"size\":1}]}"
+
+static void test_rights_come_first(void **state) {
+        _cleanup_(manager_freep) Manager *m = fixture_new();
+        Session *alice = fixture_session(m, "alice"), *eve = fixture_session(m, "eve");
+        Environment *e;
+        Job *job;
+
+        OK(strv_extend(&m->config->policies, "default"));
+        (void) builder(m, "a");
+        eve->owner->limits.rights = 0;
+        alice->owner->limits.rights = ACCESS_RUN;
+        OK(submit(eve, JOB));
+        job = hashmap_first(eve->jobs);
+        assert_string_equal(job->refused_reason, "not-allowed");
+        assert_null(job->environment);
+        assert_int_equal(hashmap_size(m->environments->table), 0);
+        /* Also when the right comes later: its calls would run with other packages. */
+        eve->owner->limits.rights = ACCESS_RUN;
+        m->config_generation++;
+        OK(submit(eve, TASK));
+        assert_int_equal(LIST_FIRST(Task, in_session, &eve->tasks)->outcome_kind, OUTCOME_REFUSED);
+        assert_int_equal(hashmap_size(m->environments->table), 0);
+
+        /* Nothing is ordered of a node before there is a task. */
+        OK(submit(alice, JOB));
+        job = hashmap_first(alice->jobs);
+        e = job->environment;
+        assert_non_null(e);
+        environments_work(m);
+        assert_int_equal(e->failures, 0);
+        OK(submit(alice, TASK));
+        environments_work(m);
+        assert_int_equal(e->failures, 1); /* it cannot be sent */
+}
+
 static void test_one_owner_has_a_bound(void **state) {
         _cleanup_(manager_freep) Manager *m = fixture_new();
         Session *session = fixture_session(m, "alice");
@@ -374,6 +429,7 @@ int main(void) {
                 cmocka_unit_test(test_resolving_is_tried_elsewhere),
                 cmocka_unit_test(test_locks_of_nodes),
                 cmocka_unit_test(test_who_may_resolve),
+                cmocka_unit_test(test_rights_come_first),
                 cmocka_unit_test(test_one_owner_has_a_bound),
                 cmocka_unit_test(test_python_and_labels_decide),
         };
