@@ -158,8 +158,10 @@ static void entry_done(Entry *entry) {
         free(entry->text);
 }
 
-/* What consecutive payloads are together. */
-static int read_text(json_object *j, const Frame *frame, size_t max, Entry *ret) {
+/* What consecutive payloads are together, each of which is of one entry only: what a frame comes to is not
+ * more than the frame. */
+static int read_text(json_object *j, const Frame *frame, bool taken[static FRAME_PAYLOAD_COUNT_MAX],
+                     size_t max, Entry *ret) {
         uint64_t first, n;
         size_t size = 0;
         int r;
@@ -170,8 +172,12 @@ static int read_text(json_object *j, const Frame *frame, size_t max, Entry *ret)
         if (r < 0 || json_get_uint64_optional(j, "payloads", FRAME_PAYLOAD_COUNT_MAX, 1, &n) < 0 || n == 0 ||
             first >= frame->n_payloads || n > frame->n_payloads - first)
                 return -EBADMSG;
-        for (uint64_t i = first; i < first + n; i++)
+        for (uint64_t i = first; i < first + n; i++) {
+                if (taken[i])
+                        return -EBADMSG;
+                taken[i] = true;
                 size += frame->payloads[i].iov_len;
+        }
         if (size > max)
                 return -EBADMSG;
         ret->text = malloc(size + 1);
@@ -198,7 +204,8 @@ static int check_libraries(json_object *libraries) {
         return 0;
 }
 
-static int parse_entry(json_object *j, const Frame *frame, Entry *ret) {
+static int parse_entry(json_object *j, const Frame *frame, bool taken[static FRAME_PAYLOAD_COUNT_MAX],
+                       Entry *ret) {
         json_object *libraries;
 
         *ret = (Entry){ 0 };
@@ -215,7 +222,8 @@ static int parse_entry(json_object *j, const Frame *frame, Entry *ret) {
             json_get_double_optional(j, "seconds", 0, 1e9, 0, &ret->seconds) < 0 ||
             json_get_object_optional(j, "libraries", &libraries) < 0 || check_libraries(libraries) < 0)
                 return -EBADMSG;
-        return read_text(j, frame, ENVIRONMENT_LOCK_MAX, ret);
+        return read_text(j, frame, taken,
+                         streq(ret->state, "resolved") ? ENVIRONMENT_LOCK_MAX : ENVIRONMENT_LOG_MAX, ret);
 }
 
 static Environment *find_resolving(Node *node, const char *name) {
@@ -278,7 +286,6 @@ static int on_failed(Node *node, const Entry *entry) {
         there = node_environment_find(node, entry->name);
         if (!there)
                 return 0;
-        free_and_strdup(&there->message, entry->message);
         environment_build_failed(there, reason, text);
         environments_there_changed(node->manager, entry->name);
         return 0;
@@ -328,6 +335,10 @@ static int on_entry(Node *node, const Entry *entry) {
         if (streq(entry->state, "resolving"))
                 return 0;
         if (streq(entry->state, "building")) {
+                /* One that nobody has ordered is not remembered. */
+                if (!node_environment_find(node, entry->name) &&
+                    !environments_find(node->manager, entry->name))
+                        return 0;
                 r = node_environment_get(node, entry->name, &there);
                 if (r >= 0)
                         node_environment_set_state(there, NODE_ENVIRONMENT_BUILDING);
@@ -364,6 +375,7 @@ static int forget_others(Node *node, json_object *entries) {
 }
 
 int environment_link_state(Peer *peer, const Frame *frame) {
+        bool taken[FRAME_PAYLOAD_COUNT_MAX] = { 0 };
         Node *node = peer->node;
         json_object *entries;
         bool complete;
@@ -375,7 +387,7 @@ int environment_link_state(Peer *peer, const Frame *frame) {
         for (size_t i = 0; r >= 0 && i < json_object_array_length(entries); i++) {
                 Entry entry;
 
-                r = parse_entry(json_object_array_get_idx(entries, i), frame, &entry);
+                r = parse_entry(json_object_array_get_idx(entries, i), frame, taken, &entry);
                 if (r >= 0)
                         r = on_entry(node, &entry);
                 entry_done(&entry);

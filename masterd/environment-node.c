@@ -53,16 +53,33 @@ int node_environment_get(Node *node, const char *name, NodeEnvironment **ret) {
         return 0;
 }
 
+static void forget_words(NodeEnvironment *e) {
+        e->node->words_size -= strlen(strempty(e->log));
+        e->reason = mfree(e->reason);
+        e->log = mfree(e->log);
+}
+
+void node_environment_set_words(NodeEnvironment *e, const char *reason, const char *words) {
+        size_t size = strlen(words);
+
+        forget_words(e);
+        if (e->node->words_size + size > NODE_WORDS_MAX && size > NODE_WORDS_CUT) {
+                words += size - NODE_WORDS_CUT;
+                while (((unsigned char) *words & 0xc0) == 0x80)
+                        words++;
+        }
+        e->reason = strdup(reason);
+        e->log = strdup(words);
+        e->node->words_size += strlen(strempty(e->log));
+}
+
 void node_environment_set_state(NodeEnvironment *e, NodeEnvironmentState state) {
         if (e->state == state)
                 return;
         e->state = state;
         e->since = manager_now(e->node->manager);
-        if (state != NODE_ENVIRONMENT_FAILED) {
-                e->reason = mfree(e->reason);
-                e->message = mfree(e->message);
-                e->log = mfree(e->log);
-        }
+        if (state != NODE_ENVIRONMENT_FAILED)
+                forget_words(e);
         if (state == NODE_ENVIRONMENT_READY) {
                 e->failures = 0;
                 e->given_up = false;
@@ -73,9 +90,7 @@ NodeEnvironment *node_environment_free(NodeEnvironment *e) {
         if (!e)
                 return NULL;
         (void) hashmap_remove(e->node->environments, e->name);
-        free(e->reason);
-        free(e->message);
-        free(e->log);
+        forget_words(e);
         return mfree(e);
 }
 

@@ -23,6 +23,8 @@ DEFINE_NAME_TABLE_DECLARATION(node_environment_state, NodeEnvironmentState);
 
 enum {
         NODE_ENVIRONMENTS_MAX = 10000, /* that are remembered of one node */
+        NODE_WORDS_MAX = 4 << 20,      /* bytes of words about its failures, in all */
+        NODE_WORDS_CUT = 1 << 10,      /* bytes of each one's, when there are too many */
         NODE_PYTHONS_MAX = 32,
         NODE_LABELS_MAX = 256,
         NODE_RESOURCES_MAX = 64,
@@ -36,7 +38,7 @@ typedef struct NodeEnvironment {
         uint64_t retry_at; /* BOOTTIME µs; of one that failed */
         unsigned failures; /* in a row */
         bool given_up; /* it is not this node's fault: tried no more there, see environment_try_again() */
-        char *reason, *message, *log;
+        char *reason, *log; /* of one that failed; the latter: words, see node_environment_set_words() */
         uint64_t bytes, files, in_use;
         uint64_t used_at; /* realtime ms, 0: not known */
         double seconds;   /* that its build took */
@@ -48,6 +50,8 @@ bool node_environment_is_ready(const Node *node, const char *name);
 int node_environment_get(Node *node, const char *name, NodeEnvironment **ret);
 /* The only place where a state changes. */
 void node_environment_set_state(NodeEnvironment *e, NodeEnvironmentState state);
+/* Why it failed, copied: the end of the words where the node has said too much already. */
+void node_environment_set_words(NodeEnvironment *e, const char *reason, const char *words);
 NodeEnvironment *node_environment_free(NodeEnvironment *e);
 /* All that the node is not known to have for good: its connection is gone. */
 void node_environments_forget_orders(Node *node);

@@ -301,8 +301,7 @@ static void assess(Environment *e) {
                 }
         }
         if (n_given_up > 0 && (n_given_up >= n || n_given_up >= ORDER_NODES_GIVEN_UP))
-                environment_fail(e, strempty(last->reason),
-                                 last->log ?: last->message ?: "the node said no reason");
+                environment_fail(e, strempty(last->reason), last->log ?: "the node said no reason");
 }
 
 void environment_build_failed(NodeEnvironment *there, const char *reason, const char *words) {
@@ -311,8 +310,7 @@ void environment_build_failed(NodeEnvironment *there, const char *reason, const 
 
         all->counters.failures++;
         there->failures++;
-        free_and_strdup(&there->reason, reason);
-        free_and_strdup(&there->log, words);
+        node_environment_set_words(there, reason, words);
         there->given_up = environment_reason_is_final(reason) || there->failures >= ORDER_NODE_ATTEMPTS;
         there->retry_at = manager_now(m) + backoff(there->failures);
         node_environment_set_state(there, NODE_ENVIRONMENT_FAILED);

@@ -58,6 +58,7 @@ struct Node {
         char **labels;  /* "zone=a" */
         Resources resources;
         Hashmap *environments;   /* name → NodeEnvironment */
+        size_t words_size;       /* bytes of what they say of their failures */
         unsigned n_pumps;        /* connections of its builds with the package index */
         bool environments_known; /* it has said which it has, on the present connection */
 

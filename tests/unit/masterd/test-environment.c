@@ -375,6 +375,44 @@ static void test_rights_come_first(void **state) {
         assert_int_equal(e->failures, 1); /* it cannot be sent */
 }
 
+static void test_words_of_nodes(void **state) {
+        _cleanup_(manager_freep) Manager *m = fixture_new();
+        _cleanup_(freep) char *words = malloc(ENVIRONMENT_LOG_MAX + 2);
+        Node *node = builder(m, "a");
+        NodeEnvironment *there;
+
+        /* Nobody has ordered it. */
+        OK(tell_of(node, "0123", "building", NULL));
+        OK(tell_of(node, "0123", "failed", "words"));
+        assert_int_equal(hashmap_size(node->environments), 0);
+        OK(tell_of(node, "0123", "ready", NULL));
+        assert_int_equal(hashmap_size(node->environments), 1);
+        /* A payload counts once. */
+        assert_int_equal(tell(node,
+                              "{\"environments\":[{\"name\":\"0123\",\"state\":\"failed\",\"payload\":0},"
+                              "{\"name\":\"0123\",\"state\":\"failed\",\"payload\":0}]}",
+                              "words"),
+                         -EBADMSG);
+        /* All together are bounded, however many fail. */
+        memset(words, 'w', ENVIRONMENT_LOG_MAX + 1);
+        words[ENVIRONMENT_LOG_MAX + 1] = '\0';
+        OK(tell_of(node, "0123", "ready", NULL));
+        assert_int_equal(tell_of(node, "0123", "failed", words), -EBADMSG);
+        words[ENVIRONMENT_LOG_MAX] = '\0';
+        for (unsigned i = 0; i < 100; i++) {
+                char name[8];
+
+                snprintf(name, sizeof(name), "e%u", i);
+                OK(node_environment_get(node, name, &there));
+                OK(tell_of(node, name, "failed", words));
+                assert_int_equal(there->state, NODE_ENVIRONMENT_FAILED);
+                assert_true(strlen(there->log) >= NODE_WORDS_CUT);
+        }
+        assert_true(node->words_size <= NODE_WORDS_MAX + 100 * NODE_WORDS_CUT);
+        node_environments_clear(node);
+        assert_int_equal(node->words_size, 0);
+}
+
 static void test_one_owner_has_a_bound(void **state) {
         _cleanup_(manager_freep) Manager *m = fixture_new();
         Session *session = fixture_session(m, "alice");
@@ -430,6 +468,7 @@ int main(void) {
                 cmocka_unit_test(test_locks_of_nodes),
                 cmocka_unit_test(test_who_may_resolve),
                 cmocka_unit_test(test_rights_come_first),
+                cmocka_unit_test(test_words_of_nodes),
                 cmocka_unit_test(test_one_owner_has_a_bound),
                 cmocka_unit_test(test_python_and_labels_decide),
         };
