@@ -333,22 +333,25 @@ void environments_there_changed(Manager *m, const char *name) {
 
 /* Tasks whose environment cannot be had */
 
-enum { OUTCOME_LOG_MAX = 24 << 10 };
+/* Bytes: many tasks fail at once, and each has it. All of it is kept once, with the environment. */
+enum { OUTCOME_LOG_MAX = 2 << 10 };
 
-/* What fits into an outcome, with its escapes. */
-static const char *words_for_outcome(const Environment *e) {
+/* What fits into an outcome: the last lines, and where the others are. NULL: no memory. */
+static char *words_for_outcome(const Environment *e) {
         const char *log = strempty(e->log), *line;
+        char name[ENVIRONMENT_NAME_SIZE];
         size_t size = strlen(log);
 
         if (size <= OUTCOME_LOG_MAX)
-                return log;
+                return strdup(log);
         log += size - OUTCOME_LOG_MAX;
         line = strchr(log, '\n');
-        if (line)
-                return line + 1;
+        if (line && line[1])
+                log = line + 1;
         while (((unsigned char) *log & 0xc0) == 0x80)
                 log++;
-        return log;
+        environment_name_shown(e, name);
+        return strformat("(all of it: clupyctl env show %.12s)\n%s", name, log);
 }
 
 static void fail_tasks(Manager *m) {
@@ -360,10 +363,12 @@ static void fail_tasks(Manager *m) {
                 HASHMAP_FOREACH(job, session->jobs) {
                         const Environment *e = job->n_queued > 0 ? environments_failed(m, job) : NULL;
 
+                        _cleanup_(freep) char *words = e ? words_for_outcome(e) : NULL;
+
                         if (!e)
                                 continue;
                         LIST_FOREACH(Task, task, in_queue, &job->queue)
-                                task_end_own(task, OUTCOME_ENVIRONMENT, "log", words_for_outcome(e));
+                                task_end_own(task, OUTCOME_ENVIRONMENT, "log", strempty(words));
                 }
 }
 

@@ -139,6 +139,13 @@ void environment_fail(Environment *e, const char *reason, const char *log) {
         environment_set_state(e, ENVIRONMENT_FAILED);
 }
 
+void environment_name_shown(const Environment *e, char ret[static ENVIRONMENT_NAME_SIZE]) {
+        if (e->name[0] != '\0')
+                snprintf(ret, ENVIRONMENT_NAME_SIZE, "%s", e->name);
+        else
+                snprintf(ret, ENVIRONMENT_NAME_SIZE, "%.*s", ENVIRONMENT_DIGITS, e->id);
+}
+
 int environment_find_name(Environment *e) {
         const EnvironmentContent content = {
                 .python = e->python,

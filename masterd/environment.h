@@ -98,6 +98,8 @@ int environment_lock(Environment *e, const char *lock, size_t size, const char *
 /* Whether a lock that a node has found out is one, and has in it all that was asked for (but what depends on
  * markers). Returns 0, -EINVAL and what is wrong (from malloc), -ENOMEM. */
 int environment_check_lock(const Environment *e, const char *lock, size_t size, char **ret_words);
+/* Its name; as long as there is none, that of the request to resolve it. */
+void environment_name_shown(const Environment *e, char ret[static ENVIRONMENT_NAME_SIZE]);
 /* Works the name out, once all that it needs is there. */
 int environment_find_name(Environment *e);
 /* A failure that is long enough ago: begins anew. */

@@ -413,6 +413,28 @@ static void test_words_of_nodes(void **state) {
         assert_int_equal(node->words_size, 0);
 }
 
+static void test_words_of_many_tasks(void **state) {
+        _cleanup_(manager_freep) Manager *m = fixture_new();
+        _cleanup_(freep) char *words = malloc(100 << 10);
+        Job *job = job_with(fixture_session(m, "alice"), &(EnvironmentRequest){ .lock = "x==1" HASH });
+        Task *tasks[2] = { fixture_task(job), fixture_task(job) };
+        char name[ENVIRONMENT_NAME_SIZE];
+
+        memset(words, 'w', 100 << 10);
+        strcpy(words + (100 << 10) - 9, "\nwhy not");
+        environment_fail(job->environment, "installer", words);
+        environments_work(m);
+        environment_name_shown(job->environment, name);
+        name[12] = '\0';
+        for (size_t i = 0; i < 2; i++) {
+                assert_int_equal(tasks[i]->state, TASK_ENDED);
+                assert_true(strlen(tasks[i]->outcome) < 3000);
+                assert_non_null(strstr(tasks[i]->outcome, "why not"));
+                assert_non_null(strstr(tasks[i]->outcome, name));
+        }
+        assert_int_equal(strlen(job->environment->log), strlen(words));
+}
+
 static void test_one_owner_has_a_bound(void **state) {
         _cleanup_(manager_freep) Manager *m = fixture_new();
         Session *session = fixture_session(m, "alice");
@@ -469,6 +491,7 @@ int main(void) {
                 cmocka_unit_test(test_who_may_resolve),
                 cmocka_unit_test(test_rights_come_first),
                 cmocka_unit_test(test_words_of_nodes),
+                cmocka_unit_test(test_words_of_many_tasks),
                 cmocka_unit_test(test_one_owner_has_a_bound),
                 cmocka_unit_test(test_python_and_labels_decide),
         };
