@@ -100,15 +100,14 @@ static int send_order(Node *node, const Environment *e, const char *key, const c
         return connection_send(node->peer->connection, FRAME_ENVIRONMENT, json, pieces, n);
 }
 
-/* The first 40 digits of its id. */
-static void resolve_name(const Environment *e, char ret[static ENVIRONMENT_NAME_SIZE]) {
+void environment_link_resolve_name(const Environment *e, char ret[static ENVIRONMENT_NAME_SIZE]) {
         snprintf(ret, ENVIRONMENT_NAME_SIZE, "%.*s", ENVIRONMENT_DIGITS, e->id);
 }
 
 int environment_link_resolve(Node *node, const Environment *e, const char *preferred) {
         char name[ENVIRONMENT_NAME_SIZE];
 
-        resolve_name(e, name);
+        environment_link_resolve_name(e, name);
         return send_order(node, e, "resolve", name, preferred);
 }
 
@@ -332,8 +331,13 @@ static int on_entry(Node *node, const Entry *entry) {
                 return on_failed(node, entry);
         if (streq(entry->state, "ready"))
                 return on_ready(node, entry);
-        if (streq(entry->state, "resolving"))
+        if (streq(entry->state, "resolving")) {
+                Environment *e = find_resolving(node, entry->name);
+
+                if (e)
+                        environment_resolve_begun(e);
                 return 0;
+        }
         if (streq(entry->state, "building")) {
                 /* One that nobody has ordered is not remembered. */
                 if (!node_environment_find(node, entry->name) &&

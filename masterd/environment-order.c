@@ -66,15 +66,6 @@ bool environment_is_ready_on_all(const Environment *e) {
         return true;
 }
 
-static unsigned node_orders(const Node *node) {
-        NodeEnvironment *there;
-        unsigned n = 0;
-
-        HASHMAP_FOREACH(there, node->environments)
-                n += there->state == NODE_ENVIRONMENT_ORDERED || there->state == NODE_ENVIRONMENT_BUILDING;
-        return n;
-}
-
 /* Resolving */
 
 /* Packages may depend on the versions that the master's packages have: those are to be known first. */
@@ -100,36 +91,67 @@ static bool may_resolve(const Environment *e, const Node *node) {
                strv_contains(config->resolve_on, node->name);
 }
 
-static Node *pick_resolver(const Environment *e) {
+static Node *pick_resolver(const Environment *e, bool *ret_waits_for_turn) {
         Node *node, *best = NULL;
         unsigned best_orders = 0;
+        bool busy = false;
 
         HASHMAP_FOREACH(node, e->manager->nodes) {
                 unsigned orders;
 
                 if (!environment_fits_node(e, node) || !may_resolve(e, node))
                         continue;
+                if (!node_order_is_free(node, e->asker)) {
+                        busy = true;
+                        continue;
+                }
                 /* Another one is better than where it failed. */
-                orders = node_orders(node) + (node == e->avoid ? 1000 : 0);
+                orders = node->n_orders + (node == e->avoid ? 1000 : 0);
                 if (!best || orders < best_orders) {
                         best = node;
                         best_orders = orders;
                 }
         }
+        *ret_waits_for_turn = !best && busy;
         return best;
+}
+
+/* Others may have been first: its time begins when it does. */
+static bool is_overdue(const Environment *e, uint64_t now, uint64_t *ret_due) {
+        *ret_due = e->resolver_begun > 0 ? usec_add(e->resolver_begun, ORDER_RESOLVE_MAX_S * USEC_PER_SEC)
+                                         : usec_add(e->resolver_since, ORDER_WAIT_MAX_S * USEC_PER_SEC);
+        return *ret_due <= now;
+}
+
+static void take_back_resolving(const Environment *e) {
+        char name[ENVIRONMENT_NAME_SIZE];
+
+        environment_link_resolve_name(e, name);
+        (void) environment_link_remove(e->resolver, name);
+}
+
+void environment_resolve_begun(Environment *e) {
+        if (e->resolver_begun > 0)
+                return;
+        e->resolver_begun = manager_now(e->manager);
+        look_at(e->manager->environments,
+                usec_add(e->resolver_begun, (ORDER_RESOLVE_MAX_S + 1) * USEC_PER_SEC));
 }
 
 static void resolve(Environment *e) {
         Environments *all = e->manager->environments;
         const Environment *preferred;
-        uint64_t now = manager_now(e->manager);
+        uint64_t now = manager_now(e->manager), due;
         Node *node;
         int r;
 
         if (e->resolver) {
-                if (usec_add(e->resolver_since, ORDER_RESOLVE_MAX_S * USEC_PER_SEC) > now)
+                if (!is_overdue(e, now, &due)) {
+                        look_at(all, due + USEC_PER_SEC);
                         return;
-                environment_resolve_failed(e, "infrastructure", "the node has not answered for 20 minutes");
+                }
+                take_back_resolving(e);
+                environment_resolve_failed(e, "infrastructure", "the node has not answered in time");
                 if (e->state != ENVIRONMENT_RESOLVING)
                         return;
         }
@@ -139,7 +161,7 @@ static void resolve(Environment *e) {
                 look_at(all, e->not_before);
                 return;
         }
-        node = pick_resolver(e);
+        node = pick_resolver(e, &e->waits_for_turn);
         if (!node)
                 return;
         if (e->fixed || (!e->packages && !e->wheels)) {
@@ -159,16 +181,15 @@ static void resolve(Environment *e) {
                 environment_resolve_failed(e, "infrastructure", "the order could not be sent");
                 return;
         }
-        e->resolver = node;
-        e->resolver_since = now;
+        environment_set_resolver(e, node);
         all->counters.resolves++;
-        look_at(all, usec_add(now, (ORDER_RESOLVE_MAX_S + 1) * USEC_PER_SEC));
+        look_at(all, usec_add(now, (ORDER_WAIT_MAX_S + 1) * USEC_PER_SEC));
 }
 
 void environment_resolve_failed(Environment *e, const char *reason, const char *words) {
         Node *node = e->resolver;
 
-        e->resolver = NULL;
+        environment_set_resolver(e, NULL);
         e->avoid = node;
         if (environment_reason_is_final(reason) || ++e->failures >= ORDER_ATTEMPTS) {
                 environment_fail(e, reason, words);
@@ -193,10 +214,11 @@ static bool order_build(Environment *e, Node *node) {
                         look_at(e->manager->environments, there->retry_at);
                 return false;
         }
+        if (!node_order_is_free(node, e->asker))
+                return false;
         if (environment_link_build(node, e) < 0 || node_environment_get(node, e->name, &there) < 0)
                 return false;
-        node_environment_set_state(there, NODE_ENVIRONMENT_ORDERED);
-        return true;
+        return node_environment_order(there, e->asker) >= 0;
 }
 
 /* How many tasks of the job find room there now. */
@@ -214,10 +236,11 @@ static void order_anywhere(Environment *e, const Job *job) {
 
         HASHMAP_FOREACH(node, e->manager->nodes) {
                 const NodeEnvironment *there = node_environment_find(node, e->name);
-                unsigned orders = node_orders(node);
+                unsigned orders = node->n_orders;
 
                 if (there || !environment_fits_node(e, node) || !job_fits_node(job, node) ||
-                    job_mcpus(job, node) > node->mcpus || job_memory(job, node) > node_memory_capacity(node))
+                    !node_order_is_free(node, e->asker) || job_mcpus(job, node) > node->mcpus ||
+                    job_memory(job, node) > node_memory_capacity(node))
                         continue;
                 if (!best || orders < best_orders) {
                         best = node;
@@ -276,6 +299,39 @@ static void build_default(DefaultEnvironment *d) {
         HASHMAP_FOREACH(node, e->manager->nodes)
                 if (environment_fits_node(e, node))
                         (void) order_build(e, node);
+}
+
+/* Two may have come to the same packages. */
+static bool is_needed_elsewhere(const Environment *e) {
+        const Environment *other;
+
+        HASHMAP_FOREACH(other, e->manager->environments->table)
+                if (other != e && other->n_references > 0 && environment_equal(other, e))
+                        return true;
+        return false;
+}
+
+void environment_withdraw(Environment *e) {
+        Manager *m = e->manager;
+        Node *node;
+
+        if (!m->environments || m->stopping || (!e->resolver && e->name[0] == '\0'))
+                return;
+        if (e->resolver) {
+                take_back_resolving(e);
+                environment_set_resolver(e, NULL);
+        }
+        if (e->name[0] != '\0' && !e->base && !is_needed_elsewhere(e))
+                HASHMAP_FOREACH(node, m->nodes) {
+                        NodeEnvironment *there = node_environment_find(node, e->name);
+
+                        if (!there || there->state != NODE_ENVIRONMENT_ORDERED)
+                                continue;
+                        (void) environment_link_remove(node, e->name);
+                        node_environment_free(there);
+                }
+        environments_wake(m);
+        manager_schedule(m);
 }
 
 /* Whether there is still hope: on all nodes that could (or on enough of them to know) it was given up. */
@@ -379,8 +435,12 @@ void environments_work(Manager *m) {
         DefaultEnvironment *d;
         Environment *e;
 
+        /* Everybody's first. */
         HASHMAP_FOREACH(e, all->table)
-                if (e->state == ENVIRONMENT_RESOLVING)
+                if (e->state == ENVIRONMENT_RESOLVING && e->is_default)
+                        resolve(e);
+        HASHMAP_FOREACH(e, all->table)
+                if (e->state == ENVIRONMENT_RESOLVING && !e->is_default)
                         resolve(e);
         HASHMAP_FOREACH(d, all->defaults)
                 environment_default_settle(m, d);
@@ -437,11 +497,25 @@ void environments_node_gone(Node *node) {
         node_environments_forget_orders(node);
         HASHMAP_FOREACH(e, m->environments->table) {
                 if (e->resolver == node)
-                        e->resolver = NULL;
+                        environment_set_resolver(e, NULL);
                 if (e->state == ENVIRONMENT_LOCKED)
                         assess(e);
         }
         environments_wake(m);
+}
+
+void environments_node_freed(Node *node) {
+        Environments *all = node->manager->environments;
+        Environment *e;
+
+        if (!all)
+                return;
+        HASHMAP_FOREACH(e, all->table) {
+                if (e->resolver == node)
+                        environment_set_resolver(e, NULL);
+                if (e->avoid == node)
+                        e->avoid = NULL;
+        }
 }
 
 void environments_tell_kept(Manager *m) {

@@ -81,6 +81,10 @@ static char *why_unresolved(Manager *m, const Environment *e) {
         if (e->resolver)
                 return strformat("its packages are being looked up on %s (%s so far)", e->resolver->name,
                                  AGO(m, e->resolver_since));
+        if (e->waits_for_turn)
+                return strformat("its packages are looked up as soon as other packages of %s have been, or "
+                                 "have been built: one order of each user at a time",
+                                 e->asker);
         if (e->not_before > manager_now(m))
                 return strformat("its packages could not be looked up on %s and are tried again in %s",
                                  e->avoid ? e->avoid->name : "a node",

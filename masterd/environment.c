@@ -5,10 +5,13 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "environment-node.h"
+#include "environment-order.h"
 #include "environments.h"
 #include "json-util.h"
 #include "log.h"
 #include "manager.h"
+#include "node.h"
 #include "parse-util.h"
 #include "requirement.h"
 #include "time-util.h"
@@ -34,7 +37,10 @@ int environment_new(Manager *m, const char *owner, const char *python, Environme
         e->created_at = now_usec(CLOCK_REALTIME);
         snprintf(e->python, sizeof(e->python), "%s", python);
         e->owner = strdup(owner);
-        if (!e->owner) {
+        e->asker = strdup(owner);
+        if (!e->owner || !e->asker) {
+                free(e->owner);
+                free(e->asker);
                 free(e);
                 return -ENOMEM;
         }
@@ -45,8 +51,11 @@ int environment_new(Manager *m, const char *owner, const char *python, Environme
 Environment *environment_free(Environment *e) {
         if (!e)
                 return NULL;
+        environment_withdraw(e);
+        environment_set_resolver(e, NULL);
         environments_forget(e);
         free(e->owner);
+        free(e->asker);
         free(e->platform);
         strv_free(e->packages);
         strv_free(e->preload);
@@ -71,7 +80,24 @@ Environment *environment_unref(Environment *e) {
                 return NULL;
         if (!environments_keeps(e))
                 environment_free(e);
+        else if (e->state == ENVIRONMENT_LOCKED)
+                environment_withdraw(e);
         return NULL;
+}
+
+void environment_set_resolver(Environment *e, Node *node) {
+        if (e->resolver) {
+                e->resolver->n_orders--;
+                node_order_give(e->resolver, e->asker, e);
+        }
+        e->resolver = node;
+        e->resolver_since = manager_now(e->manager);
+        e->resolver_begun = 0;
+        if (!node)
+                return;
+        node->n_orders++;
+        if (node_order_take(node, e->asker, e) < 0)
+                log_oom();
 }
 
 static void log_state(const Environment *e, EnvironmentState old) {
@@ -96,7 +122,7 @@ void environment_set_state(Environment *e, EnvironmentState state) {
         e->state = state;
         e->state_since = manager_now(e->manager);
         if (state != ENVIRONMENT_RESOLVING)
-                e->resolver = NULL;
+                environment_set_resolver(e, NULL);
         if (state == ENVIRONMENT_FAILED)
                 e->failed_at = e->state_since;
         else {

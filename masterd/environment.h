@@ -50,6 +50,7 @@ struct Environment {
         bool recorded;   /* in the state store */
         bool wanted;     /* a task needs it: before that no node looks its packages up */
         char *owner;     /* or ENVIRONMENT_OWNER_SHARED */
+        char *asker;     /* who asked first; ENVIRONMENT_OWNER_SHARED: the master itself */
         char python[PYTHON_SERIES_SIZE];
         char *platform; /* NULL: not known yet */
 
@@ -76,6 +77,8 @@ struct Environment {
         /* who finds it out */
         Node *resolver, *avoid;              /* the latter: failed last */
         uint64_t resolver_since, not_before; /* BOOTTIME µs */
+        uint64_t resolver_begun;             /* BOOTTIME µs; 0: the node has others to do first */
+        bool waits_for_turn;                 /* for an end of what its asker has on the nodes already */
         unsigned failures;
 };
 
@@ -87,6 +90,8 @@ DEFINE_CLEANUP(Environment, environment_unref);
 /* Out of the table. Nothing may refer to it. */
 Environment *environment_free(Environment *e);
 
+/* Who finds its packages out from now on; NULL: nobody. */
+void environment_set_resolver(Environment *e, Node *node);
 /* The only place where a state changes. */
 void environment_set_state(Environment *e, EnvironmentState state);
 

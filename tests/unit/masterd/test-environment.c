@@ -435,6 +435,90 @@ static void test_words_of_many_tasks(void **state) {
         assert_int_equal(strlen(job->environment->log), strlen(words));
 }
 
+static void test_one_order_each(void **state) {
+        _cleanup_(manager_freep) Manager *m = fixture_new();
+        Session *alice = fixture_session(m, "alice"), *bob = fixture_session(m, "bob");
+        char *x[] = { (char *) "x", NULL }, *y[] = { (char *) "y", NULL };
+        Job *first = job_with(alice, &(EnvironmentRequest){ .packages = x }),
+            *second = job_with(alice, &(EnvironmentRequest){ .packages = y }),
+            *other = job_with(bob, &(EnvironmentRequest){ .packages = y });
+        Node *node = builder(m, "a");
+        NodeEnvironment *there;
+
+        environments_want(m, first);
+        environments_want(m, second);
+        environments_want(m, other);
+        environment_set_resolver(first->environment, node);
+        assert_int_equal(node->n_orders, 1);
+        environments_work(m);
+        /* It cannot be sent, but that was tried: only for one who has nothing there. */
+        assert_true(second->environment->waits_for_turn);
+        assert_int_equal(second->environment->failures, 0);
+        assert_int_equal(other->environment->failures, 1);
+        /* Until it is answered, or given up. */
+        environment_unref(TAKE_PTR(first->environment));
+        assert_int_equal(node->n_orders, 0);
+        environments_work(m);
+        assert_false(second->environment->waits_for_turn);
+        assert_int_equal(second->environment->failures, 1);
+
+        /* Builds likewise. */
+        OK(node_environment_get(node, "x", &there));
+        OK(node_environment_order(there, "alice"));
+        assert_int_equal(node->n_orders, 1);
+        assert_false(node_order_is_free(node, "alice"));
+        assert_true(node_order_is_free(node, "bob"));
+        assert_true(node_order_is_free(node, ENVIRONMENT_OWNER_SHARED));
+        node_environment_set_state(there, NODE_ENVIRONMENT_BUILDING);
+        assert_false(node_order_is_free(node, "alice"));
+        node_environment_set_state(there, NODE_ENVIRONMENT_READY);
+        assert_true(node_order_is_free(node, "alice"));
+        assert_int_equal(node->n_orders, 0);
+}
+
+/* What waits on a node goes with the last call that needs it. */
+static void test_orders_are_taken_back(void **state) {
+        _cleanup_(manager_freep) Manager *m = fixture_new();
+        Job *job = job_with(fixture_session(m, "alice"), &(EnvironmentRequest){ .lock = "x==1" HASH });
+        Node *nodes[2] = { builder(m, "a"), builder(m, "b") };
+        Environment *e = job->environment;
+        NodeEnvironment *there;
+
+        environments_work(m);
+        for (size_t i = 0; i < 2; i++) {
+                OK(node_environment_get(nodes[i], e->name, &there));
+                OK(node_environment_order(there, e->asker));
+        }
+        node_environment_set_state(there, NODE_ENVIRONMENT_BUILDING);
+        environment_unref(TAKE_PTR(job->environment));
+        assert_int_equal(hashmap_size(m->environments->table), 1);
+        assert_null(node_environment_find(nodes[0], e->name));
+        assert_non_null(node_environment_find(nodes[1], e->name));
+        assert_true(node_order_is_free(nodes[0], "alice"));
+}
+
+static void test_time_begins_with_the_work(void **state) {
+        _cleanup_(manager_freep) Manager *m = fixture_new();
+        char *x[] = { (char *) "x", NULL };
+        Job *job = job_with(fixture_session(m, "alice"), &(EnvironmentRequest){ .packages = x });
+        Node *node = builder(m, "a");
+        Environment *e = job->environment;
+
+        environments_want(m, job);
+        environment_set_resolver(e, node);
+        m->test_clock += (ORDER_RESOLVE_MAX_S + 10) * USEC_PER_SEC;
+        environments_work(m);
+        assert_ptr_equal(e->resolver, node);
+        OK(tell_of(node, e->id, "resolving", NULL));
+        m->test_clock += (ORDER_RESOLVE_MAX_S - 10) * USEC_PER_SEC;
+        environments_work(m);
+        assert_ptr_equal(e->resolver, node);
+        m->test_clock += 20 * USEC_PER_SEC;
+        environments_work(m);
+        assert_null(e->resolver);
+        assert_int_equal(e->failures, 1);
+}
+
 static void test_one_owner_has_a_bound(void **state) {
         _cleanup_(manager_freep) Manager *m = fixture_new();
         Session *session = fixture_session(m, "alice");
@@ -492,6 +576,9 @@ int main(void) {
                 cmocka_unit_test(test_rights_come_first),
                 cmocka_unit_test(test_words_of_nodes),
                 cmocka_unit_test(test_words_of_many_tasks),
+                cmocka_unit_test(test_one_order_each),
+                cmocka_unit_test(test_orders_are_taken_back),
+                cmocka_unit_test(test_time_begins_with_the_work),
                 cmocka_unit_test(test_one_owner_has_a_bound),
                 cmocka_unit_test(test_python_and_labels_decide),
         };
