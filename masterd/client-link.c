@@ -362,6 +362,7 @@ static int on_submit(Peer *peer, const Frame *frame) {
             json_get_array_optional(frame->json, "tasks", ENTRIES_MAX, &tasks) < 0 ||
             json_get_bool_optional(frame->json, "synced", false, &synced) < 0)
                 return -EBADMSG;
+        session->n_environments_read = session->n_packages_read = 0;
         for (size_t i = 0; jobs && i < json_object_array_length(jobs); i++) {
                 r = read_job(session, json_object_array_get_idx(jobs, i));
                 if (r < 0)

@@ -17,7 +17,7 @@
 #include "session.h"
 #include "wheel-store.h"
 
-enum { LABEL_MAX = 64, RESOURCE_COUNT_MAX = 1 << 20 };
+enum { LABEL_MAX = 64, RESOURCE_COUNT_MAX = 1 << 20, FRAME_PACKAGES_MAX = 300000 };
 
 int labels_read(json_object *object, char ***ret) {
         _cleanup_(strv_freep) char **labels = NULL;
@@ -102,6 +102,11 @@ static int read_texts(Request *r, json_object *j, const char *key, size_t n_max,
 
         if (json_get_array_optional(j, key, n_max, &array) < 0)
                 return -EBADMSG;
+        if (!array || json_object_array_length(array) == 0)
+                return 0;
+        *ret = newn0(char *, json_object_array_length(array) + 1);
+        if (!*ret)
+                return -ENOMEM;
         for (size_t i = 0; array && i < json_object_array_length(array); i++) {
                 json_object *entry = json_object_array_get_idx(array, i);
                 const char *text = json_object_get_string(entry);
@@ -111,7 +116,7 @@ static int read_texts(Request *r, json_object *j, const char *key, size_t n_max,
                     (size_t) json_object_get_string_len(entry) != size)
                         return -EBADMSG;
                 r->size += size;
-                if (!strv_contains(*ret, text) && strv_extend(ret, text) < 0)
+                if (free_and_strdup(&(*ret)[i], text) < 0)
                         return -ENOMEM;
         }
         return 0;
@@ -207,6 +212,14 @@ int environment_job_request(Session *session, Job *job, json_object *j) {
                                   (job->refused && streq(job->refused_reason, "not-allowed"));
         if (job->environment_unread)
                 return 0;
+        /* Up to some milliseconds' work each, and a frame may have thousands. */
+        if (session->n_environments_read >= ENVIRONMENTS_OWNER_MAX &&
+            session->n_packages_read >= FRAME_PACKAGES_MAX) {
+                job->environments_full = true;
+                return 0;
+        }
+        session->n_environments_read++;
+        session->n_packages_read += environments_merge_size(session->manager, &request.request);
         r = environments_request(session->manager, session, job->python, &request.request,
                                  &job->environment);
         if (r != -ENOSPC)

@@ -53,6 +53,7 @@ Environments *environments_free(Environments *all) {
         wheel_store_free(all->wheels);
         dependency_config_free(all->config);
         free(all->lock);
+        strv_free(all->pins);
         free(all->error);
         sd_event_source_disable_unref(all->work);
         sd_event_source_disable_unref(all->timer);
@@ -212,55 +213,81 @@ static const char *wheel_name(const char *wheel) {
         return slash ? slash + 1 : wheel;
 }
 
-/* The client asks for this project itself. */
-static bool is_replaced(const EnvironmentRequest *request, const char *project) {
-        char other[PROJECT_NAME_MAX + 1];
+/* The projects that a client asks for itself. */
+typedef struct Own {
+        Hashmap *projects; /* name → itself */
+        char (*names)[PROJECT_NAME_MAX + 1];
+        size_t n;
+} Own;
 
-        for (char **s = request->packages; s && *s; s++)
-                if (requirement_project(*s, other) >= 0 && streq(other, project))
-                        return true;
-        for (char **s = request->wheels; s && *s; s++)
-                if (wheel_project(wheel_name(*s), other) >= 0 && streq(other, project))
-                        return true;
-        return false;
+static void own_done(Own *own) {
+        hashmap_free(own->projects);
+        free(own->names);
 }
 
-typedef struct Merge {
-        Environment *e;
-        const EnvironmentRequest *request;
-} Merge;
+static int own_add(Own *own) {
+        int r = hashmap_put(own->projects, own->names[own->n], own->names[own->n]);
 
-static int merge_locked(const LockEntry *entry, void *userdata) {
-        const Merge *merge = userdata;
-        _cleanup_(freep) char *pin = NULL;
+        own->n += r >= 0;
+        return r == -EEXIST ? 0 : r;
+}
 
-        if (entry->conditional || is_replaced(merge->request, entry->project))
-                return 0;
-        pin = strformat("%s==%s", entry->project, entry->version);
-        return pin ? strv_extend(&merge->e->packages, pin) : -ENOMEM;
+static int own_read(Own *own, const EnvironmentRequest *request) {
+        int r;
+
+        own->names = calloc(strv_length(request->packages) + strv_length(request->wheels) + 1,
+                            sizeof(*own->names));
+        r = own->names ? hashmap_new(HASHMAP_STRING, &own->projects) : -ENOMEM;
+        for (char **s = request->packages; s && *s && r >= 0; s++)
+                if (requirement_project(*s, own->names[own->n]) >= 0)
+                        r = own_add(own);
+        for (char **s = request->wheels; s && *s && r >= 0; s++)
+                if (wheel_project(wheel_name(*s), own->names[own->n]) >= 0)
+                        r = own_add(own);
+        return r;
+}
+
+/* Appends copies of those that `own` has not; NULL: of all. */
+static int append_packages(char ***list, char *const *values, const Own *own) {
+        size_t n = strv_length(*list);
+        char **larger = reallocarray(*list, n + strv_length(values) + 1, sizeof(char *));
+
+        if (!larger)
+                return -ENOMEM;
+        *list = larger;
+        (*list)[n] = NULL;
+        for (; values && *values; values++) {
+                char project[PROJECT_NAME_MAX + 1];
+
+                if (own &&
+                    (requirement_project(*values, project) < 0 || hashmap_get(own->projects, project)))
+                        continue;
+                if (free_and_strdup(&(*list)[n], *values) < 0)
+                        return -ENOMEM;
+                (*list)[++n] = NULL;
+        }
+        return 0;
 }
 
 /* The master's packages that the client does not ask for itself. */
 static int merge_defaults(Environment *e, const Environments *all, const EnvironmentRequest *request) {
-        Merge merge = { .e = e, .request = request };
-        const char *expected;
-        size_t line;
+        _cleanup_(own_done) Own own = { 0 };
         int r;
 
         if (!all->config)
                 return 0;
-        if (all->lock)
-                return lock_parse(all->lock, strlen(all->lock), merge_locked, &merge, &line, &expected);
-        for (char **s = all->config->packages; s && *s; s++) {
-                char project[PROJECT_NAME_MAX + 1];
+        r = own_read(&own, request);
+        return r < 0 ? r
+                     : append_packages(&e->packages, all->lock ? all->pins : all->config->packages, &own);
+}
 
-                if (requirement_project(*s, project) < 0 || is_replaced(request, project))
-                        continue;
-                r = strv_extend(&e->packages, *s);
-                if (r < 0)
-                        return r;
-        }
-        return 0;
+size_t environments_merge_size(const Manager *m, const EnvironmentRequest *request) {
+        const Environments *all = m->environments;
+
+        return strv_length(request->packages) + strv_length(request->wheels) +
+               strv_length(all->lock     ? all->pins
+                           : all->config ? all->config->packages
+                                         : NULL);
 }
 
 static int extend_all(char ***list, char *const *values) {
@@ -276,9 +303,21 @@ static int compare_texts(const void *left, const void *right) {
         return strcmp(*(char *const *) left, *(char *const *) right);
 }
 
-static void sort(char **list) {
-        if (list)
-                qsort(list, strv_length(list), sizeof(*list), compare_texts);
+/* Sorted, each once; NULL when there are none. */
+static void sort(char ***list) {
+        size_t n = strv_length(*list), kept = 0;
+
+        if (n == 0) {
+                *list = strv_free(*list);
+                return;
+        }
+        qsort(*list, n, sizeof(**list), compare_texts);
+        for (size_t i = 0; i < n; i++)
+                if (kept > 0 && streq((*list)[kept - 1], (*list)[i]))
+                        free((*list)[i]);
+                else
+                        (*list)[kept++] = (*list)[i];
+        (*list)[kept] = NULL;
 }
 
 static int fill(Environment *e, const Environments *all, const EnvironmentRequest *request) {
@@ -294,7 +333,7 @@ static int fill(Environment *e, const Environments *all, const EnvironmentReques
         if (r >= 0 && with_defaults && config)
                 r = extend_all(&e->preload, config->preload);
         if (r >= 0 && !request->lock)
-                r = extend_all(&e->packages, request->packages);
+                r = append_packages(&e->packages, request->packages, NULL);
         if (r >= 0)
                 r = extend_all(&e->preload, request->preload);
         if (r >= 0)
@@ -304,8 +343,8 @@ static int fill(Environment *e, const Environments *all, const EnvironmentReques
         if (r < 0)
                 return r;
         /* The order of what is asked for says nothing; that of imports may. */
-        sort(e->packages);
-        sort(e->wheels);
+        sort(&e->packages);
+        sort(&e->wheels);
         e->base = !e->fixed && !e->packages && !e->preload && !e->wheels;
         return 0;
 }

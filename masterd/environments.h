@@ -43,6 +43,7 @@ struct Environments {
         Hashmap *defaults;        /* python → DefaultEnvironment */
         DependencyConfig *config; /* NULL: there is no such file */
         char *lock;               /* the text of its lock, NULL: none */
+        char **pins;              /* "x==1", what it always has */
         char *error;              /* why what is on disk is not in use, NULL: it is */
         uint64_t synced_at;       /* realtime µs */
         uint64_t next_sync;       /* BOOTTIME µs */
@@ -77,6 +78,8 @@ int environments_open(Manager *m);
 int environments_request(Manager *m, Session *session, const char *python, const EnvironmentRequest *request,
                          Environment **ret);
 
+/* Packages that have to be looked at for that. */
+size_t environments_merge_size(const Manager *m, const EnvironmentRequest *request);
 /* Keeps a reference-less one for later, if it is worth it: also one that failed, so that its words can be
  * read. */
 bool environments_keeps(const Environment *e);

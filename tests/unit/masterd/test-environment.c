@@ -2,6 +2,9 @@
 #include "fixture.h"
 
 #include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
 
 #include "client-link.h"
 #include "environment-default.h"
@@ -519,6 +522,86 @@ static void test_time_begins_with_the_work(void **state) {
         assert_int_equal(e->failures, 1);
 }
 
+static FILE *open_new(char *path) {
+        int fd = mkstemp(path);
+        FILE *file = fd < 0 ? NULL : fdopen(fd, "w");
+
+        assert_non_null(file);
+        return file;
+}
+
+/* The master's lock and a client's packages. */
+static void test_merging(void **state) {
+        _cleanup_(manager_freep) Manager *m = fixture_new();
+        _cleanup_(strv_freep) char **packages = newn0(char *, 1001);
+        char lock[] = "/tmp/test-lock-XXXXXX", manifest[] = "/tmp/test-manifest-XXXXXX";
+        Environment *e = NULL;
+        FILE *file = open_new(lock);
+
+        for (unsigned i = 0; i < 5000; i++)
+                assert_true(fprintf(file, "p%u==1" HASH, i) > 0);
+        OK(fclose(file));
+        file = open_new(manifest);
+        assert_true(fprintf(file, "lock: %s\n", lock) > 0);
+        OK(fclose(file));
+        OK(free_and_strdup(&m->config->dependencies, manifest));
+        OK(environments_load_config(m));
+        (void) unlink(lock);
+        (void) unlink(manifest);
+        for (unsigned i = 0; i < 1000; i++)
+                packages[i] = strformat("P%u>=2", i / 2);
+        OK(environments_request(m, fixture_session(m, "alice"), "3.11",
+                                &(EnvironmentRequest){ .packages = packages }, &e));
+        assert_int_equal(strv_length(e->packages), 5000);
+        assert_true(strv_contains(e->packages, "P499>=2"));
+        assert_true(strv_contains(e->packages, "p500==1"));
+        assert_false(strv_contains(e->packages, "p499==1"));
+        environment_unref(e);
+}
+
+/* One frame cannot have the master look at any number of them. */
+static void test_environments_of_a_frame(void **state) {
+        _cleanup_(manager_freep) Manager *m = fixture_new();
+        char *pins[3001] = { 0 };
+        Session *alice = fixture_session(m, "alice");
+        _cleanup_(freep) char *json = strdup("{\"jobs\":[");
+        unsigned n_full = 0;
+        Job *job;
+
+        OK(strv_extend(&m->config->policies, "default"));
+        alice->owner->limits.rights = ACCESS_RUN;
+        for (size_t i = 0; i < ELEMENTSOF(pins) - 1; i++)
+                pins[i] = (char *) "p==1";
+        m->environments->config = new0(DependencyConfig);
+        m->environments->config->packages = pins;
+        for (unsigned i = 0; i < ENVIRONMENTS_OWNER_MAX + 5; i++) {
+                char *longer = strformat(
+                        "%s%s{\"id\":\"%032u\",\"code\":\"0123456789abcdef0123456789abcdef0123456789abcdef"
+                        "0123456789abcdef\",\"code_size\":1,\"python\":\"3.11\",\"environment\":{"
+                        "\"packages\":"
+                        "[\"x\"]}}",
+                        json, i > 0 ? "," : "", i + 1);
+
+                free(json);
+                json = longer;
+        }
+        {
+                _cleanup_(freep) char *all = strformat("%s]}", json);
+
+                OK(submit(alice, all));
+        }
+        HASHMAP_FOREACH(job, alice->jobs)
+                n_full += job->environments_full && streq(job->refused_reason, "quota");
+        assert_int_equal(n_full, 5);
+        /* The next one has its own. */
+        OK(submit(alice, JOB));
+        assert_int_equal(hashmap_size(m->environments->table), 1);
+        HASHMAP_FOREACH(job, alice->jobs)
+                n_full -= job->environments_full;
+        assert_int_equal(n_full, 0);
+        m->environments->config->packages = NULL;
+}
+
 static void test_one_owner_has_a_bound(void **state) {
         _cleanup_(manager_freep) Manager *m = fixture_new();
         Session *session = fixture_session(m, "alice");
@@ -579,6 +662,8 @@ int main(void) {
                 cmocka_unit_test(test_one_order_each),
                 cmocka_unit_test(test_orders_are_taken_back),
                 cmocka_unit_test(test_time_begins_with_the_work),
+                cmocka_unit_test(test_merging),
+                cmocka_unit_test(test_environments_of_a_frame),
                 cmocka_unit_test(test_one_owner_has_a_bound),
                 cmocka_unit_test(test_python_and_labels_decide),
         };
