@@ -106,7 +106,8 @@ static Node *pick_resolver(const Environment *e, bool *ret_waits_for_turn) {
                         continue;
                 }
                 /* Another one is better than where it failed. */
-                orders = node->n_orders + (node == e->avoid ? 1000 : 0);
+                orders =
+                        node->n_orders + (node == e->avoid ? 1000 : 0) + (node == e->refused_by ? 10000 : 0);
                 if (!best || orders < best_orders) {
                         best = node;
                         best_orders = orders;
@@ -186,13 +187,41 @@ static void resolve(Environment *e) {
         look_at(all, usec_add(now, (ORDER_WAIT_MAX_S + 1) * USEC_PER_SEC));
 }
 
+static bool has_other_resolver(const Environment *e, const Node *node) {
+        const Node *other;
+
+        HASHMAP_FOREACH(other, e->manager->nodes)
+                if (other != node && environment_fits_node(e, other) && may_resolve(e, other))
+                        return true;
+        return false;
+}
+
+/* Where the other node only was out of order, the words of the first one say more. */
+static void fail_resolving(Environment *e, const char *reason, const char *words) {
+        _cleanup_(freep) char *first_reason = TAKE_PTR(e->refusal_reason), *first = TAKE_PTR(e->refusal);
+
+        if (!environment_reason_is_final(reason) && first_reason && first)
+                environment_fail(e, first_reason, first);
+        else
+                environment_fail(e, reason, words);
+}
+
+/* What is said of the packages may come of the node all the same: where there is another one, it is asked
+ * before anybody is told. */
 void environment_resolve_failed(Environment *e, const char *reason, const char *words) {
         Node *node = e->resolver;
 
         environment_set_resolver(e, NULL);
         e->avoid = node;
+        if (environment_reason_is_final(reason) && !e->refused_by && node && has_other_resolver(e, node) &&
+            environment_set_refusal(e, node, reason, words) >= 0) {
+                log_info("Node %s could not look packages up (%s), another one is asked, too", node->name,
+                         reason);
+                environments_wake(e->manager);
+                return;
+        }
         if (environment_reason_is_final(reason) || ++e->failures >= ORDER_ATTEMPTS) {
-                environment_fail(e, reason, words);
+                fail_resolving(e, reason, words);
                 return;
         }
         log_warning("Node %s could not look packages up (%s), another attempt follows: %s",
@@ -515,6 +544,8 @@ void environments_node_freed(Node *node) {
                         environment_set_resolver(e, NULL);
                 if (e->avoid == node)
                         e->avoid = NULL;
+                if (e->refused_by == node)
+                        e->refused_by = NULL;
         }
 }
 

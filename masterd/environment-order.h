@@ -43,7 +43,8 @@ void environment_withdraw(Environment *e);
 /* The node has begun. */
 void environment_resolve_begun(Environment *e);
 
-/* What nodes answer. reason: see the protocol; words: of the installer, or a sentence. */
+/* What nodes answer; that packages cannot be had counts once two say so, if there are two. reason: see the
+ * protocol; words: of the installer, or a sentence. */
 void environment_resolve_failed(Environment *e, const char *reason, const char *words);
 void environment_build_failed(NodeEnvironment *there, const char *reason, const char *words);
 /* One of that name has changed on a node. */

@@ -66,6 +66,8 @@ Environment *environment_free(Environment *e) {
         free(e->installer);
         free(e->reason);
         free(e->log);
+        free(e->refusal_reason);
+        free(e->refusal);
         return mfree(e);
 }
 
@@ -83,6 +85,14 @@ Environment *environment_unref(Environment *e) {
         else if (e->state == ENVIRONMENT_LOCKED)
                 environment_withdraw(e);
         return NULL;
+}
+
+int environment_set_refusal(Environment *e, Node *node, const char *reason, const char *words) {
+        int r;
+
+        e->refused_by = node;
+        r = free_and_strdup(&e->refusal_reason, reason);
+        return r < 0 ? r : free_and_strdup(&e->refusal, words);
 }
 
 void environment_set_resolver(Environment *e, Node *node) {
@@ -121,8 +131,10 @@ void environment_set_state(Environment *e, EnvironmentState state) {
                 return;
         e->state = state;
         e->state_since = manager_now(e->manager);
-        if (state != ENVIRONMENT_RESOLVING)
+        if (state != ENVIRONMENT_RESOLVING) {
                 environment_set_resolver(e, NULL);
+                (void) environment_set_refusal(e, NULL, NULL, NULL);
+        }
         if (state == ENVIRONMENT_FAILED)
                 e->failed_at = e->state_since;
         else {
@@ -298,7 +310,6 @@ void environment_try_again(Environment *e) {
                 return;
         e->failures = 0;
         e->not_before = 0;
-        e->avoid = NULL;
         if (!e->failed_to_resolve)
                 environments_forgive_nodes(e);
         environment_set_state(e, e->failed_to_resolve ? ENVIRONMENT_RESOLVING : ENVIRONMENT_LOCKED);

@@ -76,6 +76,8 @@ struct Environment {
 
         /* who finds it out */
         Node *resolver, *avoid;              /* the latter: failed last */
+        Node *refused_by;                    /* it says that the packages cannot be had; another is asked */
+        char *refusal_reason, *refusal;      /* its words */
         uint64_t resolver_since, not_before; /* BOOTTIME µs */
         uint64_t resolver_begun;             /* BOOTTIME µs; 0: the node has others to do first */
         bool waits_for_turn;                 /* for an end of what its asker has on the nodes already */
@@ -90,6 +92,8 @@ DEFINE_CLEANUP(Environment, environment_unref);
 /* Out of the table. Nothing may refer to it. */
 Environment *environment_free(Environment *e);
 
+/* What a node has said against its packages; NULL: nothing. */
+int environment_set_refusal(Environment *e, Node *node, const char *reason, const char *words);
 /* Who finds its packages out from now on; NULL: nobody. */
 void environment_set_resolver(Environment *e, Node *node);
 /* The only place where a state changes. */

@@ -602,6 +602,37 @@ static void test_environments_of_a_frame(void **state) {
         m->environments->config->packages = NULL;
 }
 
+static void test_two_nodes_refuse(void **state) {
+        static const char *const second[] = { "installer", "infrastructure" };
+
+        for (size_t i = 0; i < 2; i++) {
+                _cleanup_(manager_freep) Manager *m = fixture_new();
+                char *x[] = { (char *) "x", NULL };
+                Job *job = job_with(fixture_session(m, "alice"), &(EnvironmentRequest){ .packages = x });
+                Node *nodes[2] = { builder(m, "a"), builder(m, "b") };
+                Environment *e = job->environment;
+
+                environment_set_resolver(e, nodes[0]);
+                OK(tell_of(nodes[0], e->id, "failed", "words"));
+                assert_int_equal(e->failures, 1); /* a reason is missing: it is the node's fault */
+                environment_set_resolver(e, nodes[0]);
+                environment_resolve_failed(e, "installer", "first");
+                assert_int_equal(e->state, ENVIRONMENT_RESOLVING);
+                assert_ptr_equal(e->refused_by, nodes[0]);
+                for (unsigned n = 0; n < ORDER_ATTEMPTS && e->state == ENVIRONMENT_RESOLVING; n++) {
+                        environment_set_resolver(e, nodes[1]);
+                        environment_resolve_failed(e, second[i], "second");
+                }
+                assert_int_equal(e->state, ENVIRONMENT_FAILED);
+                assert_string_equal(e->reason, "installer");
+                assert_string_equal(e->log, i == 0 ? "second" : "first");
+                assert_null(e->refused_by);
+                /* The next time it is another's turn. */
+                environment_try_again(e);
+                assert_ptr_equal(e->avoid, nodes[1]);
+        }
+}
+
 static void test_one_owner_has_a_bound(void **state) {
         _cleanup_(manager_freep) Manager *m = fixture_new();
         Session *session = fixture_session(m, "alice");
@@ -664,6 +695,7 @@ int main(void) {
                 cmocka_unit_test(test_time_begins_with_the_work),
                 cmocka_unit_test(test_merging),
                 cmocka_unit_test(test_environments_of_a_frame),
+                cmocka_unit_test(test_two_nodes_refuse),
                 cmocka_unit_test(test_one_owner_has_a_bound),
                 cmocka_unit_test(test_python_and_labels_decide),
         };
