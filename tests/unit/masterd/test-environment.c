@@ -15,6 +15,7 @@
 #include "environments.h"
 #include "json-util.h"
 #include "owner.h"
+#include "wheel-store.h"
 
 #define HASH " --hash=sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\n"
 
@@ -633,6 +634,57 @@ static void test_two_nodes_refuse(void **state) {
         }
 }
 
+static Environment *ask_for_wheels(Session *session, unsigned n) {
+        _cleanup_(strv_freep) char **wheels = NULL;
+        Environment *e;
+
+        for (unsigned i = 0; i < n; i++) {
+                _cleanup_(freep) char *wheel = strformat("%064u/x%u-1-py3-none-any.whl", i, i);
+
+                OK(strv_extend(&wheels, wheel));
+        }
+        OK(environments_request(session->manager, session, "3.11",
+                                &(EnvironmentRequest){ .wheels = wheels, .base_none = true }, &e));
+        return e;
+}
+
+/* Who asks for wheels and does not send them. */
+static void test_wheels_take_turns(void **state) {
+        _cleanup_(manager_freep) Manager *m = fixture_new();
+        static const char *const users[] = { "a", "b", "c", "d", "e" };
+        char folder[] = "/tmp/test-wheels-XXXXXX";
+        Environment *all[ELEMENTSOF(users)];
+        Session *sessions[ELEMENTSOF(users)];
+        _cleanup_(freep) char *wheels = NULL;
+
+        assert_non_null(mkdtemp(folder));
+        OK(free_and_strdup(&m->config->state_directory, folder));
+        m->config->wheels_size = m->config->wheels_total = MIB(100);
+        for (size_t i = 0; i < ELEMENTSOF(users); i++) {
+                sessions[i] = fixture_session(m, users[i]);
+                all[i] = ask_for_wheels(sessions[i], 10);
+                assert_int_equal(all[i]->state, ENVIRONMENT_FETCHING);
+                assert_int_equal(m->streams.n_waiting,
+                                 MIN((i + 1) * WHEELS_FLOWING_OWNER_MAX, (size_t) WHEELS_FLOWING_MAX));
+        }
+        /* One goes: all that it has asked for does. */
+        session_end(TAKE_PTR(sessions[0]), "test");
+        assert_int_equal(all[0]->state, ENVIRONMENT_FAILED);
+        assert_int_equal(all[4]->state, ENVIRONMENT_FETCHING);
+        assert_int_equal(m->streams.n_waiting, WHEELS_FLOWING_MAX);
+        /* Others are in the way only for so long. */
+        m->test_clock += WHEEL_STALL_S * USEC_PER_SEC;
+        wheel_store_end_stalled(m->environments->wheels);
+        assert_int_equal(all[1]->state, ENVIRONMENT_FAILED);
+        assert_non_null(strstr(all[1]->log, "while others waited"));
+        for (size_t i = 0; i < ELEMENTSOF(users); i++)
+                environment_unref(all[i]);
+        environments_stop(m->environments);
+        wheels = strformat("%s/wheels", folder);
+        OK(rmdir(wheels));
+        OK(rmdir(folder));
+}
+
 static void test_one_owner_has_a_bound(void **state) {
         _cleanup_(manager_freep) Manager *m = fixture_new();
         Session *session = fixture_session(m, "alice");
@@ -696,6 +748,7 @@ int main(void) {
                 cmocka_unit_test(test_merging),
                 cmocka_unit_test(test_environments_of_a_frame),
                 cmocka_unit_test(test_two_nodes_refuse),
+                cmocka_unit_test(test_wheels_take_turns),
                 cmocka_unit_test(test_one_owner_has_a_bound),
                 cmocka_unit_test(test_python_and_labels_decide),
         };
