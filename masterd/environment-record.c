@@ -67,6 +67,8 @@ static int fill(json_object *j, const Environment *e) {
             json_add_uint64(j, "created_at", e->created_at) < 0 ||
             json_add_uint64(j, "resolved_at", e->resolved_at) < 0)
                 return -ENOMEM;
+        if (json_add_string(j, "asker", e->asker) < 0)
+                return -ENOMEM;
         if (e->is_default && json_add_string(j, "request", e->request) < 0)
                 return -ENOMEM;
         if (e->installer && json_add_string(j, "installer", e->installer) < 0)
@@ -148,7 +150,7 @@ static int read_lock(Environment *e, const char *digest) {
 
 static int read_record(Manager *m, json_object *j, Environment **ret) {
         _cleanup_(environment_unrefp) Environment *e = NULL;
-        const char *id, *name, *owner, *python, *platform, *index, *request, *lock, *installer;
+        const char *id, *name, *owner, *python, *platform, *index, *request, *lock, *installer, *asker;
         json_object *libraries;
         int r;
 
@@ -161,12 +163,16 @@ static int read_record(Manager *m, json_object *j, Environment **ret) {
             json_get_string_optional(j, "request", DIGEST_HEX_SIZE - 1, NULL, &request) < 0 ||
             json_get_string_optional(j, "lock", DIGEST_HEX_SIZE - 1, NULL, &lock) < 0 ||
             json_get_string_optional(j, "installer", 64, NULL, &installer) < 0 ||
+            json_get_string_optional(j, "asker", 64, owner, &asker) < 0 ||
             json_get_object_optional(j, "libraries", &libraries) < 0)
                 return -EBADMSG;
         r = environment_new(m, owner, python, &e);
         if (r < 0)
                 return r;
         memcpy(e->id, id, DIGEST_HEX_SIZE);
+        r = free_and_strdup(&e->asker, asker);
+        if (r < 0)
+                return r;
         snprintf(e->name, sizeof(e->name), "%s", name);
         if (json_get_bool(j, "fixed", &e->fixed) < 0 ||
             json_get_bool(j, "system_packages", &e->system_packages) < 0 ||

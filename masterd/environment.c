@@ -145,6 +145,12 @@ void environment_set_state(Environment *e, EnvironmentState state) {
         environments_changed(e);
 }
 
+static const char *utf8_begin(const char *s) {
+        while (((unsigned char) *s & 0xc0) == 0x80)
+                s++;
+        return s;
+}
+
 /* The end of it, from the beginning of a line, valid UTF-8. */
 static char *log_end(const char *log) {
         size_t size = strlen(log);
@@ -167,6 +173,14 @@ static char *log_end(const char *log) {
 
 void environment_fail(Environment *e, const char *reason, const char *log) {
         char *words = log_end(log), *kind = strdup(reason);
+        size_t size = strlen(strempty(words));
+
+        if (size > ENVIRONMENTS_LOG_CUT && environments_make_room(e, size) < 0) {
+                char *end = strdup(utf8_begin(words + size - ENVIRONMENTS_LOG_CUT));
+
+                free(words);
+                words = end;
+        }
 
         e->failed_to_resolve = e->state != ENVIRONMENT_LOCKED;
         free(e->log);
@@ -298,6 +312,15 @@ int environment_lock(Environment *e, const char *lock, size_t size, const char *
         r = environment_find_name(e);
         if (r < 0)
                 return r;
+        if (environments_make_room(e, 0) < 0) {
+                if (!e->fixed)
+                        e->lock = mfree(e->lock);
+                e->name[0] = '\0';
+                environment_fail(e, "quota",
+                                 "the packages that you ask for come to more than the master keeps for one "
+                                 "user: wait until calls with others have ended");
+                return 0;
+        }
         find_libraries(e);
         e->resolved_at = now_usec(CLOCK_REALTIME);
         e->failures = 0;
@@ -326,7 +349,7 @@ static size_t strv_size(char *const *list) {
 size_t environment_size(const Environment *e) {
         /* The libraries are about as long as the lock without its hashes. */
         return sizeof(*e) + strv_size(e->packages) + strv_size(e->preload) + strv_size(e->wheels) +
-               2 * strlen(strempty(e->lock)) + strlen(strempty(e->log));
+               2 * strlen(strempty(e->lock)) + strlen(strempty(e->log)) + strlen(strempty(e->refusal));
 }
 
 char *environment_describe(const Environment *e) {

@@ -92,47 +92,69 @@ Environment *environments_find(const Manager *m, const char *name) {
         return NULL;
 }
 
-/* Who goes first when there is no more room; only of that owner if it is not NULL. */
-static Environment *find_oldest(const Environments *all, const char *owner) {
+/* Who goes first when there is no more room; only of what that one asked for if it is not NULL. */
+static Environment *find_oldest(const Environments *all, const char *asker, const Environment *except) {
         Environment *e, *oldest = NULL;
 
         HASHMAP_FOREACH(e, all->table)
-                if (e->n_references == 0 && (!owner || streq(e->owner, owner)) &&
+                if (e != except && e->n_references == 0 && (!asker || streq(e->asker, asker)) &&
                     (!oldest || e->used_at < oldest->used_at))
                         oldest = e;
         return oldest;
 }
 
-static size_t count_of(const Environments *all, const char *owner) {
-        Environment *e;
-        size_t n = 0;
+static int remove_oldest(const Environments *all, const char *asker, const Environment *except) {
+        Environment *oldest = find_oldest(all, asker, except);
 
-        HASHMAP_FOREACH(e, all->table)
-                n += streq(e->owner, owner);
-        return n;
+        if (!oldest)
+                return -ENOSPC;
+        environment_record_remove(oldest);
+        environment_free(oldest);
+        return 0;
 }
 
-static int make_room(Environments *all, const Environment *e) {
-        bool shared = streq(e->owner, ENVIRONMENT_OWNER_SHARED);
+typedef struct Share {
+        size_t n, bytes;
+} Share;
 
-        while (!shared && count_of(all, e->owner) >= ENVIRONMENTS_OWNER_MAX) {
-                Environment *oldest = find_oldest(all, e->owner);
+/* What all that one asked for take, without this one; asker NULL: of all. */
+static Share share_of(const Environments *all, const char *asker, const Environment *except) {
+        Share share = { 0 };
+        Environment *e;
 
-                if (!oldest)
-                        return -ENOSPC;
-                environment_record_remove(oldest);
-                environment_free(oldest);
+        HASHMAP_FOREACH(e, all->table)
+                if (e != except && (!asker || streq(e->asker, asker))) {
+                        share.n++;
+                        share.bytes += environment_size(e);
+                }
+        return share;
+}
+
+static int make_room_within(Environments *all, const Environment *e, const char *asker, size_t more,
+                            size_t n_max, size_t bytes_max) {
+        Share share = share_of(all, asker, e);
+        int r = 0;
+
+        while (r >= 0 && (share.n >= n_max || share.bytes + environment_size(e) + more > bytes_max)) {
+                r = remove_oldest(all, asker, e);
+                share = share_of(all, asker, e);
         }
-        while (hashmap_size(all->table) >= ENVIRONMENTS_MAX ||
-               all->bytes + environment_size(e) > ENVIRONMENTS_BYTES_MAX) {
-                Environment *oldest = find_oldest(all, NULL);
+        return r;
+}
 
-                if (!oldest)
-                        return -ENOSPC;
-                environment_record_remove(oldest);
-                environment_free(oldest);
-        }
-        return 0;
+int environments_make_room(Environment *e, size_t more) {
+        Environments *all = e->manager->environments;
+        bool masters = streq(e->asker, ENVIRONMENT_OWNER_SHARED);
+        int r;
+
+        if (!all)
+                return 0;
+        r = masters ? 0
+                    : make_room_within(all, e, e->asker, more, ENVIRONMENTS_OWNER_MAX,
+                                       ENVIRONMENTS_OWNER_BYTES_MAX);
+        if (r >= 0)
+                r = make_room_within(all, e, NULL, more, ENVIRONMENTS_MAX, ENVIRONMENTS_BYTES_MAX);
+        return masters ? 0 : r;
 }
 
 /* Anew after every change: there are few, and what is never added up wrongly needs no care. */
@@ -156,7 +178,7 @@ int environments_add(Manager *m, Environment *e) {
                 if (former->n_references == 0)
                         environment_free(former);
         }
-        r = make_room(all, e);
+        r = environments_make_room(e, 0);
         if (r >= 0)
                 r = hashmap_replace(all->table, e->id, e, &old);
         count_bytes(all);

@@ -19,6 +19,8 @@ enum {
         ENVIRONMENTS_MAX = 1000,
         ENVIRONMENTS_OWNER_MAX = 100,
         ENVIRONMENTS_BYTES_MAX = 128 << 20,
+        ENVIRONMENTS_OWNER_BYTES_MAX = 32 << 20, /* of what one user asks for */
+        ENVIRONMENTS_LOG_CUT = 2 << 10,          /* bytes of words of one for which there is no room */
         ENVIRONMENT_GENERATIONS = 4,
 };
 
@@ -85,6 +87,9 @@ size_t environments_merge_size(const Manager *m, const EnvironmentRequest *reque
 bool environments_keeps(const Environment *e);
 void environments_forget(Environment *e);
 int environments_add(Manager *m, Environment *e);
+/* Its lock is known, or words of that size come: makes room, of what the same user asked for first. Returns
+ * 0, -ENOSPC: it is too much. What the master itself asks for always has room. */
+int environments_make_room(Environment *e, size_t more);
 Environment *environments_find(const Manager *m, const char *name);
 /* Its state has changed, or that on a node. */
 void environments_changed(Environment *e);

@@ -685,6 +685,47 @@ static void test_wheels_take_turns(void **state) {
         OK(rmdir(folder));
 }
 
+/* One user's locks, which are as long as there may be, and those of others. */
+static void test_one_owner_has_a_share(void **state) {
+        _cleanup_(manager_freep) Manager *m = fixture_new();
+        Session *alice = fixture_session(m, "alice"), *bob = fixture_session(m, "bob");
+        _cleanup_(freep) char *lock = malloc(ENVIRONMENT_LOCK_MAX + 1);
+        const size_t line = strlen("x==1" HASH);
+        Environment *bobs, *first, *e = NULL;
+        unsigned n = 0;
+
+        for (size_t i = 0; i + line <= ENVIRONMENT_LOCK_MAX; i += line)
+                strcpy(lock + i, "x==1" HASH);
+        OK(environments_request(m, bob, "3.11", &(EnvironmentRequest){ .lock = "x==1" HASH }, &bobs));
+        OK(environment_lock(bobs, bobs->lock, strlen(bobs->lock), "linux"));
+        environment_unref(bobs); /* the oldest that nobody needs */
+        m->test_clock += USEC_PER_SEC;
+        for (; n < 50; n++) {
+                _cleanup_(freep) char *name = strformat("x%u", n);
+                char *packages[] = { name, NULL };
+
+                OK(environments_request(m, alice, "3.11", &(EnvironmentRequest){ .packages = packages },
+                                        &e));
+                OK(environment_lock(e, lock, strlen(lock), "linux"));
+                if (n == 0)
+                        first = e;
+                if (e->state == ENVIRONMENT_FAILED)
+                        break;
+                assert_int_equal(e->state, ENVIRONMENT_LOCKED);
+        }
+        assert_true(n > 5 && n < 50);
+        assert_string_equal(e->reason, "quota");
+        assert_int_equal(bobs->state, ENVIRONMENT_LOCKED);
+        assert_int_equal(hashmap_size(m->environments->table), n + 2);
+        /* One that is not needed any more makes room, and bob's stays. */
+        environment_unref(first);
+        environment_try_again(e);
+        OK(environment_lock(e, lock, strlen(lock), "linux"));
+        assert_int_equal(e->state, ENVIRONMENT_LOCKED);
+        assert_int_equal(hashmap_size(m->environments->table), n + 1);
+        assert_ptr_equal(hashmap_get(m->environments->table, bobs->id), bobs);
+}
+
 static void test_one_owner_has_a_bound(void **state) {
         _cleanup_(manager_freep) Manager *m = fixture_new();
         Session *session = fixture_session(m, "alice");
@@ -749,6 +790,7 @@ int main(void) {
                 cmocka_unit_test(test_environments_of_a_frame),
                 cmocka_unit_test(test_two_nodes_refuse),
                 cmocka_unit_test(test_wheels_take_turns),
+                cmocka_unit_test(test_one_owner_has_a_share),
                 cmocka_unit_test(test_one_owner_has_a_bound),
                 cmocka_unit_test(test_python_and_labels_decide),
         };
