@@ -40,6 +40,24 @@ static int lock_write(const Environment *e, char ret[static DIGEST_HEX_SIZE]) {
         return r == -EEXIST ? 0 : r;
 }
 
+/* It does not need that file any more: the last one removes it. */
+static void lock_release(Environment *e) {
+        _cleanup_(close_fdp) int folder = -EBADF;
+        const Environment *other;
+        char name[DIGEST_HEX_SIZE];
+
+        if (e->lock_file[0] == '\0')
+                return;
+        COPY_TEXT(name, e->lock_file);
+        e->lock_file[0] = '\0';
+        HASHMAP_FOREACH(other, e->manager->environments->table)
+                if (other != e && streq(other->lock_file, name))
+                        return;
+        folder = open_locks(e->manager);
+        if (folder >= 0)
+                (void) unlinkat(folder, name, 0);
+}
+
 static void record_key(const Environment *e, char key[static KEY_SIZE]) {
         snprintf(key, KEY_SIZE, "environments/%.*s", ENVIRONMENT_DIGITS, e->id);
 }
@@ -92,6 +110,10 @@ void environment_record_write(Environment *e) {
                 r = lock_write(e, digest);
                 if (r >= 0)
                         r = json_add_string(j, "lock", digest);
+                if (r >= 0 && !streq(e->lock_file, digest)) {
+                        lock_release(e);
+                        COPY_TEXT(e->lock_file, digest);
+                }
         }
         text = r >= 0 ? json_text(j, &size) : NULL;
         record_key(e, key);
@@ -107,13 +129,19 @@ void environment_record_write(Environment *e) {
 }
 
 void environment_record_remove(Environment *e) {
+        const Environment *other;
         char key[KEY_SIZE];
 
         if (!e->recorded || !e->manager->store || e->manager->stopping)
                 return;
         e->recorded = false;
-        record_key(e, key);
-        (void) state_store_remove(e->manager->store, key, 0);
+        other = hashmap_get(e->manager->environments->table, e->id);
+        /* One that has taken its place has taken over its record. */
+        if (!other || other == e) {
+                record_key(e, key);
+                (void) state_store_remove(e->manager->store, key, 0);
+        }
+        lock_release(e);
 }
 
 /* After a start */
@@ -205,6 +233,8 @@ static int read_record(Manager *m, json_object *j, Environment **ret) {
         if (e->name[0] && e->lock && e->platform)
                 e->state = ENVIRONMENT_LOCKED; /* nothing has to be told of it */
         e->recorded = true;
+        if (lock)
+                snprintf(e->lock_file, sizeof(e->lock_file), "%s", lock);
         *ret = TAKE_PTR(e);
         return 0;
 }

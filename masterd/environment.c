@@ -7,6 +7,7 @@
 
 #include "environment-node.h"
 #include "environment-order.h"
+#include "environment-record.h"
 #include "environments.h"
 #include "json-util.h"
 #include "log.h"
@@ -80,9 +81,10 @@ Environment *environment_ref(Environment *e) {
 Environment *environment_unref(Environment *e) {
         if (!e || --e->n_references > 0)
                 return NULL;
-        if (!environments_keeps(e))
+        if (!environments_keeps(e)) {
+                environment_record_remove(e);
                 environment_free(e);
-        else if (e->state == ENVIRONMENT_LOCKED)
+        } else if (e->state == ENVIRONMENT_LOCKED)
                 environment_withdraw(e);
         return NULL;
 }

@@ -44,13 +44,14 @@ struct Environment {
                                      it */
         char name[ENVIRONMENT_NAME_SIZE]; /* "" until it is known */
         EnvironmentState state;
-        bool base;       /* without packages: every node that has the Python has it */
-        bool is_default; /* a generation of the master's */
-        bool fixed;      /* its lock was given */
-        bool recorded;   /* in the state store */
-        bool wanted;     /* a task needs it: before that no node looks its packages up */
-        char *owner;     /* or ENVIRONMENT_OWNER_SHARED */
-        char *asker;     /* who asked first; ENVIRONMENT_OWNER_SHARED: the master itself */
+        bool base;                       /* without packages: every node that has the Python has it */
+        bool is_default;                 /* a generation of the master's */
+        bool fixed;                      /* its lock was given */
+        bool recorded;                   /* in the state store */
+        char lock_file[DIGEST_HEX_SIZE]; /* that its record names; "": none */
+        bool wanted;                     /* a task needs it: before that no node looks its packages up */
+        char *owner;                     /* or ENVIRONMENT_OWNER_SHARED */
+        char *asker;                     /* who asked first; ENVIRONMENT_OWNER_SHARED: the master itself */
         char python[PYTHON_SERIES_SIZE];
         char *platform; /* NULL: not known yet */
 

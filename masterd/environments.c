@@ -172,15 +172,16 @@ int environments_add(Manager *m, Environment *e) {
         void *old;
         int r;
 
-        if (former) {
-                /* It goes with the last job that has it. */
+        /* It goes with the last job that has it. */
+        if (former)
                 (void) hashmap_remove(all->table, former->id);
-                if (former->n_references == 0)
-                        environment_free(former);
-        }
         r = environments_make_room(e, 0);
         if (r >= 0)
                 r = hashmap_replace(all->table, e->id, e, &old);
+        if (former && former->n_references == 0) {
+                environment_record_remove(former);
+                environment_free(former);
+        }
         count_bytes(all);
         return r;
 }

@@ -2,6 +2,7 @@
 #include "fixture.h"
 
 #include <errno.h>
+#include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -12,6 +13,7 @@
 #include "environment-link.h"
 #include "environment-node.h"
 #include "environment-order.h"
+#include "environment-record.h"
 #include "environments.h"
 #include "json-util.h"
 #include "owner.h"
@@ -726,6 +728,53 @@ static void test_one_owner_has_a_share(void **state) {
         assert_ptr_equal(hashmap_get(m->environments->table, bobs->id), bobs);
 }
 
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *at) {
+        return remove(path);
+}
+
+static bool has_lock(const char *folder, const char *digest) {
+        _cleanup_(freep) char *path = strformat("%s/.locks/%s", folder, digest);
+
+        return access(path, F_OK) == 0;
+}
+
+/* The file of a lock goes with the last one that has it. */
+static void test_locks_are_removed(void **state) {
+        Manager *m = fixture_new();
+        char folder[] = "/tmp/test-locks-XXXXXX", lock_file[DIGEST_HEX_SIZE];
+        _cleanup_(freep) char *locks = NULL, *store = NULL;
+        Session *sessions[2] = { fixture_session(m, "alice"), fixture_session(m, "bob") };
+        Environment *e[2];
+
+        assert_non_null(mkdtemp(folder));
+        store = strformat("%s/store", folder);
+        OK(free_and_strdup(&m->config->state_directory, folder));
+        OK(state_store_file_open(store, &m->store));
+        for (size_t i = 0; i < 2; i++) {
+                OK(environments_request(m, sessions[i], "3.11", &(EnvironmentRequest){ .lock = "x==1" HASH },
+                                        &e[i]));
+                OK(environment_lock(e[i], e[i]->lock, strlen(e[i]->lock), "linux"));
+                assert_true(e[i]->recorded);
+        }
+        COPY_TEXT(lock_file, e[0]->lock_file);
+        assert_true(has_lock(folder, lock_file));
+        environment_record_remove(e[0]);
+        assert_true(has_lock(folder, lock_file));
+        /* Another lock in its place. */
+        OK(environment_lock(e[1], "y==1" HASH, strlen("y==1" HASH), "linux"));
+        environment_record_write(e[1]);
+        assert_string_not_equal(e[1]->lock_file, lock_file);
+        assert_false(has_lock(folder, lock_file));
+        assert_true(has_lock(folder, e[1]->lock_file));
+        environment_record_remove(e[1]);
+        environment_unref(e[0]);
+        environment_unref(e[1]);
+        manager_free(m);
+        locks = strformat("%s/.locks", folder);
+        OK(rmdir(locks));
+        OK(nftw(folder, remove_one, 8, FTW_DEPTH | FTW_PHYS));
+}
+
 static void test_one_owner_has_a_bound(void **state) {
         _cleanup_(manager_freep) Manager *m = fixture_new();
         Session *session = fixture_session(m, "alice");
@@ -791,6 +840,7 @@ int main(void) {
                 cmocka_unit_test(test_two_nodes_refuse),
                 cmocka_unit_test(test_wheels_take_turns),
                 cmocka_unit_test(test_one_owner_has_a_share),
+                cmocka_unit_test(test_locks_are_removed),
                 cmocka_unit_test(test_one_owner_has_a_bound),
                 cmocka_unit_test(test_python_and_labels_decide),
         };
