@@ -28,7 +28,9 @@ enum {
         PATH_SIZE = 4500,
         FETCHES_OWNER_MAX = 4 * ENVIRONMENT_WHEELS_MAX, /* of one user, with those that wait */
         FETCHES_MAX = 16 * FETCHES_OWNER_MAX,           /* of all */
-        FETCH_MOVE_MIN = 64 << 10,                      /* bytes in WHEEL_STALL_S */
+        WHEEL_OVERHEAD = 64 << 10, /* bytes that one is charged beside its own: names, inodes */
+        WHEELS_OWNER_MAX = 4096,
+        FETCH_MOVE_MIN = 64 << 10, /* bytes in WHEEL_STALL_S */
 };
 
 typedef struct Wheel {
@@ -187,8 +189,17 @@ static uint64_t owner_bytes(const WheelStore *store, const char *owner) {
 
         HASHMAP_FOREACH(wheel, store->wheels)
                 if (strv_contains(wheel->owners, owner))
-                        bytes += wheel->size;
+                        bytes += wheel->size + WHEEL_OVERHEAD;
         return bytes;
+}
+
+static unsigned owner_count(const WheelStore *store, const char *owner) {
+        unsigned n = 0;
+        Wheel *wheel;
+
+        HASHMAP_FOREACH(wheel, store->wheels)
+                n += strv_contains(wheel->owners, owner);
+        return n;
 }
 
 static bool is_in_use(const WheelStore *store, const Wheel *wheel) {
@@ -233,21 +244,24 @@ static uint64_t coming_bytes(const WheelStore *store, const char *owner) {
 
         LIST_FOREACH(Fetch, f, link, &store->fetches)
                 if (!owner || streq(f->owner, owner))
-                        bytes += f->size;
+                        bytes += f->size + WHEEL_OVERHEAD;
         return bytes;
 }
 
 static int make_room(WheelStore *store, const char *owner, uint64_t size) {
         const MasterConfig *config = store->manager->config;
 
-        while (owner_bytes(store, owner) + coming_bytes(store, owner) + size > config->wheels_size) {
+        while (owner_bytes(store, owner) + coming_bytes(store, owner) + size > config->wheels_size ||
+               owner_count(store, owner) >= WHEELS_OWNER_MAX) {
                 Wheel *oldest = find_oldest(store, owner);
 
                 if (!oldest)
                         return -EDQUOT;
                 wheel_drop(store, oldest);
         }
-        while (store->bytes + coming_bytes(store, NULL) + size > config->wheels_total) {
+        while (store->bytes + (uint64_t) hashmap_size(store->wheels) * WHEEL_OVERHEAD +
+                       coming_bytes(store, NULL) + size >
+               config->wheels_total) {
                 Wheel *oldest = find_oldest(store, NULL);
 
                 if (!oldest)
@@ -504,7 +518,7 @@ static int fetch_new(WheelStore *store, Session *session, const char *key, uint6
                         return 0; /* on its way */
         if (store->n_fetches >= FETCHES_MAX || count_of(store, session->user, false) >= FETCHES_OWNER_MAX)
                 return -EBUSY;
-        r = make_room(store, session->user, size);
+        r = make_room(store, session->user, size + WHEEL_OVERHEAD);
         if (r < 0)
                 return r;
         f = new0(Fetch);

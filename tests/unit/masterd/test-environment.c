@@ -775,6 +775,28 @@ static void test_locks_are_removed(void **state) {
         OK(nftw(folder, remove_one, 8, FTW_DEPTH | FTW_PHYS));
 }
 
+/* Those of no bytes at all take room, too. */
+static void test_small_wheels_count(void **state) {
+        _cleanup_(manager_freep) Manager *m = fixture_new();
+        Session *alice = fixture_session(m, "alice");
+        char folder[] = "/tmp/test-wheels-XXXXXX";
+        Environment *e;
+
+        assert_non_null(mkdtemp(folder));
+        OK(free_and_strdup(&m->config->state_directory, folder));
+        m->config->wheels_size = m->config->wheels_total = MIB(1);
+        e = ask_for_wheels(alice, 16);
+        assert_int_equal(e->state, ENVIRONMENT_FETCHING);
+        session_end(alice, "test");
+        environment_unref(e);
+        e = ask_for_wheels(fixture_session(m, "bob"), 17);
+        assert_int_equal(e->state, ENVIRONMENT_FAILED);
+        assert_non_null(strstr(e->log, "wheels.size"));
+        environment_unref(e);
+        environments_stop(m->environments);
+        OK(nftw(folder, remove_one, 8, FTW_DEPTH | FTW_PHYS));
+}
+
 static void test_one_owner_has_a_bound(void **state) {
         _cleanup_(manager_freep) Manager *m = fixture_new();
         Session *session = fixture_session(m, "alice");
@@ -841,6 +863,7 @@ int main(void) {
                 cmocka_unit_test(test_wheels_take_turns),
                 cmocka_unit_test(test_one_owner_has_a_share),
                 cmocka_unit_test(test_locks_are_removed),
+                cmocka_unit_test(test_small_wheels_count),
                 cmocka_unit_test(test_one_owner_has_a_bound),
                 cmocka_unit_test(test_python_and_labels_decide),
         };
