@@ -6,6 +6,7 @@
 
 #include "config.h"
 #include "fd-util.h"
+#include "parse-util.h"
 #include "requirement.h"
 #include "time-util.h"
 
@@ -31,6 +32,10 @@ static int parse_packages(const ConfigItem *item, const char *name, const char *
 
 static int parse_preload(const ConfigItem *item, const char *name, const char *value, void *field) {
         return list_add(item, value, value && module_name_is_valid(value), field);
+}
+
+static int parse_nodes(const ConfigItem *item, const char *name, const char *value, void *field) {
+        return list_add(item, value, value && owner_name_is_valid(value), field);
 }
 
 /* Also goes into another program's configuration: nothing that could mean something there. */
@@ -119,6 +124,8 @@ static const ConfigItem items[] = {
         { "preload", CONFIG_LIST, parse_preload, FIELD(preload),
           "a list of modules such as numpy or os.path", .max = DEPENDENCY_PRELOAD_MAX },
         { "system_packages", CONFIG_SCALAR, config_parse_bool, FIELD(system_packages), "true or false" },
+        { "resolve_on", CONFIG_LIST, parse_nodes, FIELD(resolve_on), "a list of names of nodes",
+          .max = DEPENDENCY_NODES_MAX },
         { "sync", CONFIG_SCALAR, parse_sync, FIELD(sync),
           "a duration from 10s to 1 year such as 1h, or never", .min = 10 * USEC_PER_SEC,
           .max = 366 * USEC_PER_DAY },
@@ -134,6 +141,7 @@ DependencyConfig *dependency_config_free(DependencyConfig *config) {
         strv_free(config->wheels);
         free(config->lock);
         strv_free(config->preload);
+        strv_free(config->resolve_on);
         return mfree(config);
 }
 
@@ -170,6 +178,9 @@ static int check_together(const DependencyConfig *config, const char *text, size
         if (config->no_index && config->index_files)
                 return refuse(config->path, text, size, "index_files", "nothing, as there is no index",
                               ret_message);
+        if (config->lock && config->resolve_on)
+                return refuse(config->path, text, size, "resolve_on",
+                              "nothing, as with a lock nothing is looked up", ret_message);
         if (config->lock && config->packages)
                 return refuse(config->path, text, size, "packages",
                               "nothing, as the lock says which packages there are", ret_message);

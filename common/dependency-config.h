@@ -19,14 +19,20 @@ typedef struct DependencyConfig {
         char **wheels;      /* absolute folders; NULL: none */
         char *lock;         /* absolute path (if `path` is); NULL: none */
         bool only_wheels, system_packages;
-        char **preload; /* modules; NULL: none */
-        uint64_t sync;  /* µs between two resolutions, UINT64_MAX: never */
+        char **preload;    /* modules; NULL: none */
+        char **resolve_on; /* nodes that may look up what these packages are; NULL: any */
+        uint64_t sync;     /* µs between two resolutions, UINT64_MAX: never */
 } DependencyConfig;
 
 #define DEPENDENCY_CONFIG_NAME "clupy.master.dependency.yaml"
 #define DEPENDENCY_CONFIG_PATH "/etc/clupy/" DEPENDENCY_CONFIG_NAME
 
-enum { DEPENDENCY_PACKAGES_MAX = 1000, DEPENDENCY_PRELOAD_MAX = 256, DEPENDENCY_FOLDERS_MAX = 64 };
+enum {
+        DEPENDENCY_PACKAGES_MAX = 1000,
+        DEPENDENCY_PRELOAD_MAX = 256,
+        DEPENDENCY_FOLDERS_MAX = 64,
+        DEPENDENCY_NODES_MAX = 1000
+};
 
 DependencyConfig *dependency_config_free(DependencyConfig *config);
 DEFINE_CLEANUP(DependencyConfig, dependency_config_free);

@@ -84,13 +84,28 @@ static size_t head_length(const char *s, size_t size) {
         return extras == 0 ? n : at + (size_t) extras;
 }
 
+/* Where an installer written in Python ends a line, and we do not: what stands behind would be a line to it.
+ */
+static bool ends_line_elsewhere(const char *s, size_t left) {
+        const unsigned char *p = (const unsigned char *) s;
+
+        if (*p == '\r')
+                return left < 2 || p[1] != '\n';
+        if (*p < ' ')
+                return *p != '\n' && *p != '\t';
+        /* U+0085, U+2028, U+2029 */
+        return (left >= 2 && p[0] == 0xc2 && p[1] == 0x85) ||
+               (left >= 3 && p[0] == 0xe2 && p[1] == 0x80 && (p[2] == 0xa8 || p[2] == 0xa9));
+}
+
 bool requirement_is_valid(const char *s) {
         size_t size = strlen(s), n;
 
         if (size > REQUIREMENT_MAX || !utf8_is_valid(s, size))
                 return false;
         for (size_t i = 0; i < size; i++)
-                if ((unsigned char) s[i] < ' ' || s[i] == 0x7f || s[i] == '#' || s[i] == '\\')
+                if ((unsigned char) s[i] < ' ' || s[i] == 0x7f || s[i] == '#' || s[i] == '\\' ||
+                    ends_line_elsewhere(s + i, size - i))
                         return false;
         n = head_length(s, size);
         if (n == 0)
@@ -115,6 +130,15 @@ int requirement_project(const char *s, char ret[static PROJECT_NAME_MAX + 1]) {
         if (n == 0)
                 return -EINVAL;
         project_normalise(s, n, ret);
+        return 0;
+}
+
+int wheel_project(const char *name, char ret[static PROJECT_NAME_MAX + 1]) {
+        size_t n = strcspn(name, "-");
+
+        if (n == 0 || project_length(name, n) != n)
+                return -EINVAL;
+        project_normalise(name, n, ret);
         return 0;
 }
 
@@ -267,6 +291,12 @@ int lock_parse(const char *text, size_t size, LockVisit visit, void *userdata, s
         *ret_expected = "printable text in UTF-8";
         if (memchr(text, '\0', size) || !utf8_is_valid(text, size))
                 return -EINVAL;
+        for (size_t i = 0, at = 1; i < size; at += text[i++] == '\n')
+                if (ends_line_elsewhere(text + i, size - i)) {
+                        *ret_line = at;
+                        *ret_expected = "no other control characters and ends of lines than \\n and \\r\\n";
+                        return -EINVAL;
+                }
         buffer = newn0(char, LOGICAL_LINE_MAX);
         if (!buffer)
                 return -ENOMEM;

@@ -24,6 +24,9 @@ bool requirement_is_valid(const char *s);
 /* The project's name as PEP 503 normalises it ("Ruamel_Yaml[x]>=1" is ruamel-yaml). Returns 0, -EINVAL. */
 int requirement_project(const char *s, char ret[static PROJECT_NAME_MAX + 1]);
 
+/* Likewise the one that a wheel's file name begins with. */
+int wheel_project(const char *name, char ret[static PROJECT_NAME_MAX + 1]);
+
 /* "numpy", "os.path": a module that can be imported. */
 bool module_name_is_valid(const char *s);
 

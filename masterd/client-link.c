@@ -146,6 +146,13 @@ static int check_job(Session *session, Job *job) {
                 r = check_rights(job);
         if (r >= 0 && !job->refused)
                 r = check_quota(job);
+        /* What it asked for was left out: without it its calls would run with other packages. */
+        if (r >= 0 && !job->refused && job->environment_unread) {
+                job->refused_reason = "not-allowed";
+                job->refused =
+                        strformat("%s may run calls only since a moment ago: call again", session->user);
+                r = job->refused ? 0 : -ENOMEM;
+        }
         if (r >= 0 && job->refused) {
                 _cleanup_(freep) char *what =
                         strformat("job %s (%s): %s", ID_HEX(job->id), job->name, job->refused);
@@ -213,6 +220,11 @@ static int read_job(Session *session, json_object *j) {
         if (r < 0)
                 return r;
         r = check_job(session, job);
+        /* Rights first: to find packages out, nodes run code, and wheels are fetched. */
+        if (r >= 0)
+                r = environment_job_request(session, job, j);
+        if (r >= 0 && job->environments_full)
+                r = check_job(session, job);
         if (r < 0)
                 return r;
         r = hashmap_put(session->jobs, &job->id, job);
@@ -319,6 +331,7 @@ static int read_task(Session *session, json_object *t, const Frame *frame) {
                 task_refuse(task, job->refused_reason, job->refused);
                 return 0;
         }
+        environments_want(m, job);
         r = keep_argument(task, payload);
         if (r < 0)
                 return r;
@@ -349,6 +362,7 @@ static int on_submit(Peer *peer, const Frame *frame) {
             json_get_array_optional(frame->json, "tasks", ENTRIES_MAX, &tasks) < 0 ||
             json_get_bool_optional(frame->json, "synced", false, &synced) < 0)
                 return -EBADMSG;
+        session->n_environments_read = session->n_packages_read = 0;
         for (size_t i = 0; jobs && i < json_object_array_length(jobs); i++) {
                 r = read_job(session, json_object_array_get_idx(jobs, i));
                 if (r < 0)

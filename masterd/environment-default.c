@@ -14,6 +14,7 @@
 #include "manager.h"
 #include "master-config.h"
 #include "parse-util.h"
+#include "requirement.h"
 #include "time-util.h"
 
 enum { CHANGE_DELAY_MS = 500 };
@@ -29,9 +30,47 @@ static int load_failed(Environments *all, int error, char *message) {
         return error;
 }
 
+typedef struct Pins {
+        char **list;
+        size_t n, capacity;
+} Pins;
+
+static int add_pin(const LockEntry *entry, void *userdata) {
+        Pins *pins = userdata;
+        int r;
+
+        if (entry->conditional)
+                return 0;
+        r = ARRAY_RESERVE(pins->list, pins->capacity, pins->n + 2);
+        if (r < 0)
+                return r;
+        pins->list[pins->n] = strformat("%s==%s", entry->project, entry->version);
+        if (!pins->list[pins->n])
+                return -ENOMEM;
+        pins->list[++pins->n] = NULL;
+        return 0;
+}
+
+/* Once: many calls add to it. */
+static int read_pins(const char *lock, char ***ret) {
+        const char *expected;
+        Pins pins = { 0 };
+        size_t line;
+        int r;
+
+        r = lock ? lock_parse(lock, strlen(lock), add_pin, &pins, &line, &expected) : 0;
+        if (r < 0) {
+                strv_free(pins.list);
+                return r;
+        }
+        *ret = pins.list;
+        return 0;
+}
+
 int environments_load_config(Manager *m) {
         _cleanup_(dependency_config_freep) DependencyConfig *config = NULL;
         Environments *all = m->environments;
+        _cleanup_(strv_freep) char **pins = NULL;
         _cleanup_(freep) char *lock = NULL;
         char *message = NULL;
         size_t size;
@@ -48,11 +87,16 @@ int environments_load_config(Manager *m) {
                 if (r < 0)
                         return load_failed(all, r == -ENOENT ? -EINVAL : r, message);
         }
+        r = read_pins(lock, &pins);
+        if (r < 0)
+                return load_failed(all, r, NULL);
         all->error = mfree(all->error);
         dependency_config_free(all->config);
         free(all->lock);
         all->config = TAKE_PTR(config);
         all->lock = TAKE_PTR(lock);
+        strv_free(all->pins);
+        all->pins = TAKE_PTR(pins);
         return 0;
 }
 

@@ -11,12 +11,13 @@
 #include "json-util.h"
 #include "manager.h"
 #include "node.h"
+#include "owner.h"
 #include "parse-util.h"
 #include "requirement.h"
 #include "session.h"
 #include "wheel-store.h"
 
-enum { LABEL_MAX = 64, RESOURCE_COUNT_MAX = 1 << 20 };
+enum { LABEL_MAX = 64, RESOURCE_COUNT_MAX = 1 << 20, FRAME_PACKAGES_MAX = 300000 };
 
 int labels_read(json_object *object, char ***ret) {
         _cleanup_(strv_freep) char **labels = NULL;
@@ -101,6 +102,11 @@ static int read_texts(Request *r, json_object *j, const char *key, size_t n_max,
 
         if (json_get_array_optional(j, key, n_max, &array) < 0)
                 return -EBADMSG;
+        if (!array || json_object_array_length(array) == 0)
+                return 0;
+        *ret = newn0(char *, json_object_array_length(array) + 1);
+        if (!*ret)
+                return -ENOMEM;
         for (size_t i = 0; array && i < json_object_array_length(array); i++) {
                 json_object *entry = json_object_array_get_idx(array, i);
                 const char *text = json_object_get_string(entry);
@@ -110,7 +116,7 @@ static int read_texts(Request *r, json_object *j, const char *key, size_t n_max,
                     (size_t) json_object_get_string_len(entry) != size)
                         return -EBADMSG;
                 r->size += size;
-                if (!strv_contains(*ret, text) && strv_extend(ret, text) < 0)
+                if (free_and_strdup(&(*ret)[i], text) < 0)
                         return -ENOMEM;
         }
         return 0;
@@ -174,8 +180,6 @@ static int read_request(Request *r, json_object *j) {
 }
 
 int environment_job_read(Session *session, Job *job, json_object *j) {
-        Manager *m = session->manager;
-        _cleanup_(request_done) Request request = { 0 };
         json_object *object;
         const char *python;
         int r;
@@ -189,9 +193,14 @@ int environment_job_read(Session *session, Job *job, json_object *j) {
                 return r;
         if (json_get_object_optional(j, "requires", &object) < 0)
                 return -EBADMSG;
-        r = resources_read(object, &job->requires);
-        if (r < 0)
-                return r;
+        return resources_read(object, &job->requires);
+}
+
+int environment_job_request(Session *session, Job *job, json_object *j) {
+        _cleanup_(request_done) Request request = { 0 };
+        json_object *object;
+        int r;
+
         if (json_get_object_optional(j, "environment", &object) < 0)
                 return -EBADMSG;
         if (!object)
@@ -199,7 +208,20 @@ int environment_job_read(Session *session, Job *job, json_object *j) {
         r = read_request(&request, object);
         if (r < 0)
                 return r;
-        r = environments_request(m, session, job->python, &request.request, &job->environment);
+        job->environment_unread = !(session->owner->limits.rights & ACCESS_RUN) ||
+                                  (job->refused && streq(job->refused_reason, "not-allowed"));
+        if (job->environment_unread)
+                return 0;
+        /* Up to some milliseconds' work each, and a frame may have thousands. */
+        if (session->n_environments_read >= ENVIRONMENTS_OWNER_MAX &&
+            session->n_packages_read >= FRAME_PACKAGES_MAX) {
+                job->environments_full = true;
+                return 0;
+        }
+        session->n_environments_read++;
+        session->n_packages_read += environments_merge_size(session->manager, &request.request);
+        r = environments_request(session->manager, session, job->python, &request.request,
+                                 &job->environment);
         if (r != -ENOSPC)
                 return r;
         job->environments_full = true; /* told with its first call, see check_job() */
@@ -247,6 +269,7 @@ int environment_job_restore(Job *job, json_object *j) {
                 if (!e)
                         return -ENODATA;
                 job->environment = environment_ref(e);
+                e->wanted = true;
         }
         return resources_read(object, &job->requires);
 }

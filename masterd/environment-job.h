@@ -13,8 +13,11 @@ int labels_read(json_object *object, char ***ret);
 int resources_read(json_object *object, Resources *ret);
 int resources_add_json(const Resources *resources, json_object *object, const char *key);
 
-/* The keys python, requires, labels, environment of a JOB. Returns 0, -EBADMSG, -ENOMEM. */
+/* The keys python, requires, labels of a JOB. Returns 0, -EBADMSG, -ENOMEM. */
 int environment_job_read(Session *session, Job *job, json_object *j);
+/* Its key environment, which may have its client send wheels: for those that are not refused. If there is no
+ * room for another one the job is marked so. Likewise. */
+int environment_job_request(Session *session, Job *job, json_object *j);
 
 /* The same kept with a detached task, and back. */
 int environment_job_write(const Job *job, json_object *j);

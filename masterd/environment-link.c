@@ -100,15 +100,14 @@ static int send_order(Node *node, const Environment *e, const char *key, const c
         return connection_send(node->peer->connection, FRAME_ENVIRONMENT, json, pieces, n);
 }
 
-/* The first 40 digits of its id. */
-static void resolve_name(const Environment *e, char ret[static ENVIRONMENT_NAME_SIZE]) {
+void environment_link_resolve_name(const Environment *e, char ret[static ENVIRONMENT_NAME_SIZE]) {
         snprintf(ret, ENVIRONMENT_NAME_SIZE, "%.*s", ENVIRONMENT_DIGITS, e->id);
 }
 
 int environment_link_resolve(Node *node, const Environment *e, const char *preferred) {
         char name[ENVIRONMENT_NAME_SIZE];
 
-        resolve_name(e, name);
+        environment_link_resolve_name(e, name);
         return send_order(node, e, "resolve", name, preferred);
 }
 
@@ -150,7 +149,6 @@ typedef struct Entry {
         const char *name, *state, *reason, *message, *installer;
         uint64_t bytes, files, used_at, in_use;
         double seconds;
-        json_object *libraries;
         char *text; /* of the payloads; NULL: none */
         size_t size;
 } Entry;
@@ -159,8 +157,10 @@ static void entry_done(Entry *entry) {
         free(entry->text);
 }
 
-/* What consecutive payloads are together. */
-static int read_text(json_object *j, const Frame *frame, size_t max, Entry *ret) {
+/* What consecutive payloads are together, each of which is of one entry only: what a frame comes to is not
+ * more than the frame. */
+static int read_text(json_object *j, const Frame *frame, bool taken[static FRAME_PAYLOAD_COUNT_MAX],
+                     size_t max, Entry *ret) {
         uint64_t first, n;
         size_t size = 0;
         int r;
@@ -171,8 +171,12 @@ static int read_text(json_object *j, const Frame *frame, size_t max, Entry *ret)
         if (r < 0 || json_get_uint64_optional(j, "payloads", FRAME_PAYLOAD_COUNT_MAX, 1, &n) < 0 || n == 0 ||
             first >= frame->n_payloads || n > frame->n_payloads - first)
                 return -EBADMSG;
-        for (uint64_t i = first; i < first + n; i++)
+        for (uint64_t i = first; i < first + n; i++) {
+                if (taken[i])
+                        return -EBADMSG;
+                taken[i] = true;
                 size += frame->payloads[i].iov_len;
+        }
         if (size > max)
                 return -EBADMSG;
         ret->text = malloc(size + 1);
@@ -199,7 +203,10 @@ static int check_libraries(json_object *libraries) {
         return 0;
 }
 
-static int parse_entry(json_object *j, const Frame *frame, Entry *ret) {
+static int parse_entry(json_object *j, const Frame *frame, bool taken[static FRAME_PAYLOAD_COUNT_MAX],
+                       Entry *ret) {
+        json_object *libraries;
+
         *ret = (Entry){ 0 };
         if (!json_object_is_type(j, json_type_object) ||
             json_get_string(j, "name", ENVIRONMENT_NAME_SIZE - 1, &ret->name) < 0 ||
@@ -212,10 +219,10 @@ static int parse_entry(json_object *j, const Frame *frame, Entry *ret) {
             json_get_uint64_optional(j, "used_at", UINT64_MAX / 4, 0, &ret->used_at) < 0 ||
             json_get_uint64_optional(j, "in_use", UINT32_MAX, 0, &ret->in_use) < 0 ||
             json_get_double_optional(j, "seconds", 0, 1e9, 0, &ret->seconds) < 0 ||
-            json_get_object_optional(j, "libraries", &ret->libraries) < 0 ||
-            check_libraries(ret->libraries) < 0)
+            json_get_object_optional(j, "libraries", &libraries) < 0 || check_libraries(libraries) < 0)
                 return -EBADMSG;
-        return read_text(j, frame, ENVIRONMENT_LOCK_MAX, ret);
+        return read_text(j, frame, taken,
+                         streq(ret->state, "resolved") ? ENVIRONMENT_LOCK_MAX : ENVIRONMENT_LOG_MAX, ret);
 }
 
 static Environment *find_resolving(Node *node, const char *name) {
@@ -228,32 +235,28 @@ static Environment *find_resolving(Node *node, const char *name) {
         return NULL;
 }
 
-static void note_libraries(Environment *e, const Entry *entry) {
-        if (entry->libraries) {
-                json_object_put(e->libraries);
-                e->libraries = json_object_get(entry->libraries);
-        }
-        if (entry->installer)
+static void note_installer(Environment *e, const Entry *entry) {
+        if (entry->installer && !e->installer)
                 free_and_strdup(&e->installer, entry->installer);
 }
 
-/* It goes into the next order, and into names: text, and not more. */
-static bool lock_is_text(const Entry *entry) {
-        return entry->text && !memchr(entry->text, '\0', entry->size) &&
-               utf8_is_valid(entry->text, entry->size);
-}
-
+/* It is built on other nodes and runs there: a node that answers something else is not believed. */
 static int on_resolved(Node *node, const Entry *entry) {
         Environment *e = find_resolving(node, entry->name);
+        _cleanup_(freep) char *words = NULL;
         int r;
 
         if (!e)
                 return 0; /* it is not waited for any more */
-        if (entry->size > 0 && !lock_is_text(entry))
-                return -EBADMSG;
-        note_libraries(e, entry);
-        r = environment_lock(e, strempty(entry->text), entry->size, strempty(node->platform));
-        return r;
+        r = environment_check_lock(e, strempty(entry->text), entry->size, &words);
+        if (r == -EINVAL) {
+                environment_resolve_failed(e, "infrastructure", words);
+                return 0;
+        }
+        if (r < 0)
+                return r;
+        note_installer(e, entry);
+        return environment_lock(e, strempty(entry->text), entry->size, strempty(node->platform));
 }
 
 /* The installer's words are what helps; where there are none, the node's. */
@@ -282,7 +285,6 @@ static int on_failed(Node *node, const Entry *entry) {
         there = node_environment_find(node, entry->name);
         if (!there)
                 return 0;
-        free_and_strdup(&there->message, entry->message);
         environment_build_failed(there, reason, text);
         environments_there_changed(node->manager, entry->name);
         return 0;
@@ -314,7 +316,7 @@ static int on_ready(Node *node, const Entry *entry) {
         node_environment_set_state(there, NODE_ENVIRONMENT_READY);
         HASHMAP_FOREACH(e, node->manager->environments->table)
                 if (streq(e->name, entry->name))
-                        note_libraries(e, entry);
+                        note_installer(e, entry);
         environments_there_changed(node->manager, entry->name);
         return 0;
 }
@@ -329,9 +331,18 @@ static int on_entry(Node *node, const Entry *entry) {
                 return on_failed(node, entry);
         if (streq(entry->state, "ready"))
                 return on_ready(node, entry);
-        if (streq(entry->state, "resolving"))
+        if (streq(entry->state, "resolving")) {
+                Environment *e = find_resolving(node, entry->name);
+
+                if (e)
+                        environment_resolve_begun(e);
                 return 0;
+        }
         if (streq(entry->state, "building")) {
+                /* One that nobody has ordered is not remembered. */
+                if (!node_environment_find(node, entry->name) &&
+                    !environments_find(node->manager, entry->name))
+                        return 0;
                 r = node_environment_get(node, entry->name, &there);
                 if (r >= 0)
                         node_environment_set_state(there, NODE_ENVIRONMENT_BUILDING);
@@ -368,6 +379,7 @@ static int forget_others(Node *node, json_object *entries) {
 }
 
 int environment_link_state(Peer *peer, const Frame *frame) {
+        bool taken[FRAME_PAYLOAD_COUNT_MAX] = { 0 };
         Node *node = peer->node;
         json_object *entries;
         bool complete;
@@ -379,7 +391,7 @@ int environment_link_state(Peer *peer, const Frame *frame) {
         for (size_t i = 0; r >= 0 && i < json_object_array_length(entries); i++) {
                 Entry entry;
 
-                r = parse_entry(json_object_array_get_idx(entries, i), frame, &entry);
+                r = parse_entry(json_object_array_get_idx(entries, i), frame, taken, &entry);
                 if (r >= 0)
                         r = on_entry(node, &entry);
                 entry_done(&entry);

@@ -11,6 +11,8 @@
 /* Have it find out which files the packages are. preferred: a lock whose versions are taken where they fit,
  * NULL. Return 0, -ENOTCONN, -ENOMEM, -errno. */
 int environment_link_resolve(Node *node, const Environment *e, const char *preferred);
+/* What nodes call the request to resolve it: the first 40 digits of its id. */
+void environment_link_resolve_name(const Environment *e, char ret[static ENVIRONMENT_NAME_SIZE]);
 int environment_link_build(Node *node, const Environment *e);
 int environment_link_remove(Node *node, const char *name);
 /* The names of the default ones. */

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "environment.h"
 #include "hashmap.h"
 #include "manager.h"
 #include "node.h"
@@ -28,6 +29,45 @@ bool node_environment_is_ready(const Node *node, const char *name) {
         return e && e->state == NODE_ENVIRONMENT_READY;
 }
 
+static bool is_ordered(NodeEnvironmentState state) {
+        return state == NODE_ENVIRONMENT_ORDERED || state == NODE_ENVIRONMENT_BUILDING;
+}
+
+static bool is_everybody(const char *asker) {
+        return streq(asker, ENVIRONMENT_OWNER_SHARED);
+}
+
+bool node_order_is_free(const Node *node, const char *asker) {
+        return is_everybody(asker) || !hashmap_get(node->order_askers, asker);
+}
+
+int node_order_take(Node *node, const char *asker, void *what) {
+        int r = is_everybody(asker) ? 0 : hashmap_put(node->order_askers, asker, what);
+
+        return r == -EEXIST ? 0 : r;
+}
+
+void node_order_give(Node *node, const char *asker, const void *what) {
+        if (hashmap_get(node->order_askers, asker) == what)
+                (void) hashmap_remove(node->order_askers, asker);
+}
+
+static void give_order(NodeEnvironment *e) {
+        if (e->asker)
+                node_order_give(e->node, e->asker, e);
+        e->asker = mfree(e->asker);
+}
+
+int node_environment_order(NodeEnvironment *e, const char *asker) {
+        int r;
+
+        give_order(e);
+        e->asker = strdup(asker);
+        r = e->asker ? node_order_take(e->node, e->asker, e) : -ENOMEM;
+        node_environment_set_state(e, NODE_ENVIRONMENT_ORDERED);
+        return r;
+}
+
 int node_environment_get(Node *node, const char *name, NodeEnvironment **ret) {
         NodeEnvironment *e = node_environment_find(node, name);
         int r;
@@ -49,20 +89,42 @@ int node_environment_get(Node *node, const char *name, NodeEnvironment **ret) {
                 free(e);
                 return r;
         }
+        node->n_orders++;
         *ret = e;
         return 0;
+}
+
+static void forget_words(NodeEnvironment *e) {
+        e->node->words_size -= strlen(strempty(e->log));
+        e->reason = mfree(e->reason);
+        e->log = mfree(e->log);
+}
+
+void node_environment_set_words(NodeEnvironment *e, const char *reason, const char *words) {
+        size_t size = strlen(words);
+
+        forget_words(e);
+        if (e->node->words_size + size > NODE_WORDS_MAX && size > NODE_WORDS_CUT) {
+                words += size - NODE_WORDS_CUT;
+                while (((unsigned char) *words & 0xc0) == 0x80)
+                        words++;
+        }
+        e->reason = strdup(reason);
+        e->log = strdup(words);
+        e->node->words_size += strlen(strempty(e->log));
 }
 
 void node_environment_set_state(NodeEnvironment *e, NodeEnvironmentState state) {
         if (e->state == state)
                 return;
+        e->node->n_orders += is_ordered(state);
+        e->node->n_orders -= is_ordered(e->state);
+        if (!is_ordered(state))
+                give_order(e);
         e->state = state;
         e->since = manager_now(e->node->manager);
-        if (state != NODE_ENVIRONMENT_FAILED) {
-                e->reason = mfree(e->reason);
-                e->message = mfree(e->message);
-                e->log = mfree(e->log);
-        }
+        if (state != NODE_ENVIRONMENT_FAILED)
+                forget_words(e);
         if (state == NODE_ENVIRONMENT_READY) {
                 e->failures = 0;
                 e->given_up = false;
@@ -73,9 +135,9 @@ NodeEnvironment *node_environment_free(NodeEnvironment *e) {
         if (!e)
                 return NULL;
         (void) hashmap_remove(e->node->environments, e->name);
-        free(e->reason);
-        free(e->message);
-        free(e->log);
+        e->node->n_orders -= is_ordered(e->state);
+        give_order(e);
+        forget_words(e);
         return mfree(e);
 }
 
@@ -83,7 +145,7 @@ void node_environments_forget_orders(Node *node) {
         NodeEnvironment *e;
 
         HASHMAP_FOREACH(e, node->environments)
-                if (e->state == NODE_ENVIRONMENT_ORDERED || e->state == NODE_ENVIRONMENT_BUILDING)
+                if (is_ordered(e->state))
                         node_environment_free(e);
 }
 

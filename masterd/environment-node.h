@@ -23,6 +23,8 @@ DEFINE_NAME_TABLE_DECLARATION(node_environment_state, NodeEnvironmentState);
 
 enum {
         NODE_ENVIRONMENTS_MAX = 10000, /* that are remembered of one node */
+        NODE_WORDS_MAX = 4 << 20,      /* bytes of words about its failures, in all */
+        NODE_WORDS_CUT = 1 << 10,      /* bytes of each one's, when there are too many */
         NODE_PYTHONS_MAX = 32,
         NODE_LABELS_MAX = 256,
         NODE_RESOURCES_MAX = 64,
@@ -36,7 +38,8 @@ typedef struct NodeEnvironment {
         uint64_t retry_at; /* BOOTTIME µs; of one that failed */
         unsigned failures; /* in a row */
         bool given_up; /* it is not this node's fault: tried no more there, see environment_try_again() */
-        char *reason, *message, *log;
+        char *reason, *log; /* of one that failed; the latter: words, see node_environment_set_words() */
+        char *asker;        /* whom it is built for, NULL: everybody, or it is not being built */
         uint64_t bytes, files, in_use;
         uint64_t used_at; /* realtime ms, 0: not known */
         double seconds;   /* that its build took */
@@ -46,8 +49,18 @@ NodeEnvironment *node_environment_find(const Node *node, const char *name);
 bool node_environment_is_ready(const Node *node, const char *name);
 /* The one there is, or a new one in the state `ordered`. Returns 0, -ENOMEM, -ENOSPC. */
 int node_environment_get(Node *node, const char *name, NodeEnvironment **ret);
+/* A node's queue is first come, first served: whoever asks (a user, or ENVIRONMENT_OWNER_SHARED, who may
+ * always) has one order at a time on it. what: any pointer that stands for the order. */
+bool node_order_is_free(const Node *node, const char *asker);
+int node_order_take(Node *node, const char *asker, void *what);
+void node_order_give(Node *node, const char *asker, const void *what);
+
+/* It has been ordered, for this one. Returns 0, -ENOMEM. */
+int node_environment_order(NodeEnvironment *e, const char *asker);
 /* The only place where a state changes. */
 void node_environment_set_state(NodeEnvironment *e, NodeEnvironmentState state);
+/* Why it failed, copied: the end of the words where the node has said too much already. */
+void node_environment_set_words(NodeEnvironment *e, const char *reason, const char *words);
 NodeEnvironment *node_environment_free(NodeEnvironment *e);
 /* All that the node is not known to have for good: its connection is gone. */
 void node_environments_forget_orders(Node *node);

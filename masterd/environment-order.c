@@ -66,15 +66,6 @@ bool environment_is_ready_on_all(const Environment *e) {
         return true;
 }
 
-static unsigned node_orders(const Node *node) {
-        NodeEnvironment *there;
-        unsigned n = 0;
-
-        HASHMAP_FOREACH(there, node->environments)
-                n += there->state == NODE_ENVIRONMENT_ORDERED || there->state == NODE_ENVIRONMENT_BUILDING;
-        return n;
-}
-
 /* Resolving */
 
 /* Packages may depend on the versions that the master's packages have: those are to be known first. */
@@ -92,36 +83,76 @@ static bool waits_for_default(const Environment *e, const Environment **ret_defa
         return !d->generations[0] && d->next && d->next->state == ENVIRONMENT_RESOLVING;
 }
 
-static Node *pick_resolver(const Environment *e) {
+/* What it answers runs on all nodes, for everybody: the operator can say who is trusted with it. */
+static bool may_resolve(const Environment *e, const Node *node) {
+        const DependencyConfig *config = e->manager->environments->config;
+
+        return !e->is_default || !config || !config->resolve_on ||
+               strv_contains(config->resolve_on, node->name);
+}
+
+static Node *pick_resolver(const Environment *e, bool *ret_waits_for_turn) {
         Node *node, *best = NULL;
         unsigned best_orders = 0;
+        bool busy = false;
 
         HASHMAP_FOREACH(node, e->manager->nodes) {
                 unsigned orders;
 
-                if (!environment_fits_node(e, node))
+                if (!environment_fits_node(e, node) || !may_resolve(e, node))
                         continue;
+                if (!node_order_is_free(node, e->asker)) {
+                        busy = true;
+                        continue;
+                }
                 /* Another one is better than where it failed. */
-                orders = node_orders(node) + (node == e->avoid ? 1000 : 0);
+                orders =
+                        node->n_orders + (node == e->avoid ? 1000 : 0) + (node == e->refused_by ? 10000 : 0);
                 if (!best || orders < best_orders) {
                         best = node;
                         best_orders = orders;
                 }
         }
+        *ret_waits_for_turn = !best && busy;
         return best;
+}
+
+/* Others may have been first: its time begins when it does. */
+static bool is_overdue(const Environment *e, uint64_t now, uint64_t *ret_due) {
+        *ret_due = e->resolver_begun > 0 ? usec_add(e->resolver_begun, ORDER_RESOLVE_MAX_S * USEC_PER_SEC)
+                                         : usec_add(e->resolver_since, ORDER_WAIT_MAX_S * USEC_PER_SEC);
+        return *ret_due <= now;
+}
+
+static void take_back_resolving(const Environment *e) {
+        char name[ENVIRONMENT_NAME_SIZE];
+
+        environment_link_resolve_name(e, name);
+        (void) environment_link_remove(e->resolver, name);
+}
+
+void environment_resolve_begun(Environment *e) {
+        if (e->resolver_begun > 0)
+                return;
+        e->resolver_begun = manager_now(e->manager);
+        look_at(e->manager->environments,
+                usec_add(e->resolver_begun, (ORDER_RESOLVE_MAX_S + 1) * USEC_PER_SEC));
 }
 
 static void resolve(Environment *e) {
         Environments *all = e->manager->environments;
         const Environment *preferred;
-        uint64_t now = manager_now(e->manager);
+        uint64_t now = manager_now(e->manager), due;
         Node *node;
         int r;
 
         if (e->resolver) {
-                if (usec_add(e->resolver_since, ORDER_RESOLVE_MAX_S * USEC_PER_SEC) > now)
+                if (!is_overdue(e, now, &due)) {
+                        look_at(all, due + USEC_PER_SEC);
                         return;
-                environment_resolve_failed(e, "infrastructure", "the node has not answered for 20 minutes");
+                }
+                take_back_resolving(e);
+                environment_resolve_failed(e, "infrastructure", "the node has not answered in time");
                 if (e->state != ENVIRONMENT_RESOLVING)
                         return;
         }
@@ -131,7 +162,7 @@ static void resolve(Environment *e) {
                 look_at(all, e->not_before);
                 return;
         }
-        node = pick_resolver(e);
+        node = pick_resolver(e, &e->waits_for_turn);
         if (!node)
                 return;
         if (e->fixed || (!e->packages && !e->wheels)) {
@@ -143,24 +174,54 @@ static void resolve(Environment *e) {
                         log_oom();
                 return;
         }
+        /* To look packages up, foreign code may run: not before somebody's task is taken. */
+        if (!e->is_default && !e->wanted)
+                return;
         r = environment_link_resolve(node, e, preferred ? preferred->lock : NULL);
         if (r < 0) {
                 environment_resolve_failed(e, "infrastructure", "the order could not be sent");
                 return;
         }
-        e->resolver = node;
-        e->resolver_since = now;
+        environment_set_resolver(e, node);
         all->counters.resolves++;
-        look_at(all, usec_add(now, (ORDER_RESOLVE_MAX_S + 1) * USEC_PER_SEC));
+        look_at(all, usec_add(now, (ORDER_WAIT_MAX_S + 1) * USEC_PER_SEC));
 }
 
+static bool has_other_resolver(const Environment *e, const Node *node) {
+        const Node *other;
+
+        HASHMAP_FOREACH(other, e->manager->nodes)
+                if (other != node && environment_fits_node(e, other) && may_resolve(e, other))
+                        return true;
+        return false;
+}
+
+/* Where the other node only was out of order, the words of the first one say more. */
+static void fail_resolving(Environment *e, const char *reason, const char *words) {
+        _cleanup_(freep) char *first_reason = TAKE_PTR(e->refusal_reason), *first = TAKE_PTR(e->refusal);
+
+        if (!environment_reason_is_final(reason) && first_reason && first)
+                environment_fail(e, first_reason, first);
+        else
+                environment_fail(e, reason, words);
+}
+
+/* What is said of the packages may come of the node all the same: where there is another one, it is asked
+ * before anybody is told. */
 void environment_resolve_failed(Environment *e, const char *reason, const char *words) {
         Node *node = e->resolver;
 
-        e->resolver = NULL;
+        environment_set_resolver(e, NULL);
         e->avoid = node;
+        if (environment_reason_is_final(reason) && !e->refused_by && node && has_other_resolver(e, node) &&
+            environment_set_refusal(e, node, reason, words) >= 0) {
+                log_info("Node %s could not look packages up (%s), another one is asked, too", node->name,
+                         reason);
+                environments_wake(e->manager);
+                return;
+        }
         if (environment_reason_is_final(reason) || ++e->failures >= ORDER_ATTEMPTS) {
-                environment_fail(e, reason, words);
+                fail_resolving(e, reason, words);
                 return;
         }
         log_warning("Node %s could not look packages up (%s), another attempt follows: %s",
@@ -182,10 +243,11 @@ static bool order_build(Environment *e, Node *node) {
                         look_at(e->manager->environments, there->retry_at);
                 return false;
         }
+        if (!node_order_is_free(node, e->asker))
+                return false;
         if (environment_link_build(node, e) < 0 || node_environment_get(node, e->name, &there) < 0)
                 return false;
-        node_environment_set_state(there, NODE_ENVIRONMENT_ORDERED);
-        return true;
+        return node_environment_order(there, e->asker) >= 0;
 }
 
 /* How many tasks of the job find room there now. */
@@ -203,10 +265,11 @@ static void order_anywhere(Environment *e, const Job *job) {
 
         HASHMAP_FOREACH(node, e->manager->nodes) {
                 const NodeEnvironment *there = node_environment_find(node, e->name);
-                unsigned orders = node_orders(node);
+                unsigned orders = node->n_orders;
 
                 if (there || !environment_fits_node(e, node) || !job_fits_node(job, node) ||
-                    job_mcpus(job, node) > node->mcpus || job_memory(job, node) > node_memory_capacity(node))
+                    !node_order_is_free(node, e->asker) || job_mcpus(job, node) > node->mcpus ||
+                    job_memory(job, node) > node_memory_capacity(node))
                         continue;
                 if (!best || orders < best_orders) {
                         best = node;
@@ -267,6 +330,39 @@ static void build_default(DefaultEnvironment *d) {
                         (void) order_build(e, node);
 }
 
+/* Two may have come to the same packages. */
+static bool is_needed_elsewhere(const Environment *e) {
+        const Environment *other;
+
+        HASHMAP_FOREACH(other, e->manager->environments->table)
+                if (other != e && other->n_references > 0 && environment_equal(other, e))
+                        return true;
+        return false;
+}
+
+void environment_withdraw(Environment *e) {
+        Manager *m = e->manager;
+        Node *node;
+
+        if (!m->environments || m->stopping || (!e->resolver && e->name[0] == '\0'))
+                return;
+        if (e->resolver) {
+                take_back_resolving(e);
+                environment_set_resolver(e, NULL);
+        }
+        if (e->name[0] != '\0' && !e->base && !is_needed_elsewhere(e))
+                HASHMAP_FOREACH(node, m->nodes) {
+                        NodeEnvironment *there = node_environment_find(node, e->name);
+
+                        if (!there || there->state != NODE_ENVIRONMENT_ORDERED)
+                                continue;
+                        (void) environment_link_remove(node, e->name);
+                        node_environment_free(there);
+                }
+        environments_wake(m);
+        manager_schedule(m);
+}
+
 /* Whether there is still hope: on all nodes that could (or on enough of them to know) it was given up. */
 static void assess(Environment *e) {
         Manager *m = e->manager;
@@ -290,8 +386,7 @@ static void assess(Environment *e) {
                 }
         }
         if (n_given_up > 0 && (n_given_up >= n || n_given_up >= ORDER_NODES_GIVEN_UP))
-                environment_fail(e, strempty(last->reason),
-                                 last->log ?: last->message ?: "the node said no reason");
+                environment_fail(e, strempty(last->reason), last->log ?: "the node said no reason");
 }
 
 void environment_build_failed(NodeEnvironment *there, const char *reason, const char *words) {
@@ -300,8 +395,7 @@ void environment_build_failed(NodeEnvironment *there, const char *reason, const 
 
         all->counters.failures++;
         there->failures++;
-        free_and_strdup(&there->reason, reason);
-        free_and_strdup(&there->log, words);
+        node_environment_set_words(there, reason, words);
         there->given_up = environment_reason_is_final(reason) || there->failures >= ORDER_NODE_ATTEMPTS;
         there->retry_at = manager_now(m) + backoff(there->failures);
         node_environment_set_state(there, NODE_ENVIRONMENT_FAILED);
@@ -324,22 +418,25 @@ void environments_there_changed(Manager *m, const char *name) {
 
 /* Tasks whose environment cannot be had */
 
-enum { OUTCOME_LOG_MAX = 24 << 10 };
+/* Bytes: many tasks fail at once, and each has it. All of it is kept once, with the environment. */
+enum { OUTCOME_LOG_MAX = 2 << 10 };
 
-/* What fits into an outcome, with its escapes. */
-static const char *words_for_outcome(const Environment *e) {
+/* What fits into an outcome: the last lines, and where the others are. NULL: no memory. */
+static char *words_for_outcome(const Environment *e) {
         const char *log = strempty(e->log), *line;
+        char name[ENVIRONMENT_NAME_SIZE];
         size_t size = strlen(log);
 
         if (size <= OUTCOME_LOG_MAX)
-                return log;
+                return strdup(log);
         log += size - OUTCOME_LOG_MAX;
         line = strchr(log, '\n');
-        if (line)
-                return line + 1;
+        if (line && line[1])
+                log = line + 1;
         while (((unsigned char) *log & 0xc0) == 0x80)
                 log++;
-        return log;
+        environment_name_shown(e, name);
+        return strformat("(all of it: clupyctl env show %.12s)\n%s", name, log);
 }
 
 static void fail_tasks(Manager *m) {
@@ -351,10 +448,12 @@ static void fail_tasks(Manager *m) {
                 HASHMAP_FOREACH(job, session->jobs) {
                         const Environment *e = job->n_queued > 0 ? environments_failed(m, job) : NULL;
 
+                        _cleanup_(freep) char *words = e ? words_for_outcome(e) : NULL;
+
                         if (!e)
                                 continue;
                         LIST_FOREACH(Task, task, in_queue, &job->queue)
-                                task_end_own(task, OUTCOME_ENVIRONMENT, "log", words_for_outcome(e));
+                                task_end_own(task, OUTCOME_ENVIRONMENT, "log", strempty(words));
                 }
 }
 
@@ -365,8 +464,12 @@ void environments_work(Manager *m) {
         DefaultEnvironment *d;
         Environment *e;
 
+        /* Everybody's first. */
         HASHMAP_FOREACH(e, all->table)
-                if (e->state == ENVIRONMENT_RESOLVING)
+                if (e->state == ENVIRONMENT_RESOLVING && e->is_default)
+                        resolve(e);
+        HASHMAP_FOREACH(e, all->table)
+                if (e->state == ENVIRONMENT_RESOLVING && !e->is_default)
                         resolve(e);
         HASHMAP_FOREACH(d, all->defaults)
                 environment_default_settle(m, d);
@@ -423,11 +526,27 @@ void environments_node_gone(Node *node) {
         node_environments_forget_orders(node);
         HASHMAP_FOREACH(e, m->environments->table) {
                 if (e->resolver == node)
-                        e->resolver = NULL;
+                        environment_set_resolver(e, NULL);
                 if (e->state == ENVIRONMENT_LOCKED)
                         assess(e);
         }
         environments_wake(m);
+}
+
+void environments_node_freed(Node *node) {
+        Environments *all = node->manager->environments;
+        Environment *e;
+
+        if (!all)
+                return;
+        HASHMAP_FOREACH(e, all->table) {
+                if (e->resolver == node)
+                        environment_set_resolver(e, NULL);
+                if (e->avoid == node)
+                        e->avoid = NULL;
+                if (e->refused_by == node)
+                        e->refused_by = NULL;
+        }
 }
 
 void environments_tell_kept(Manager *m) {

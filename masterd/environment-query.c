@@ -37,14 +37,6 @@ static QueryError _printf_(3, 4) fail(char **ret_message, QueryError error, cons
         return error;
 }
 
-/* As long as there is no name, that of the request. */
-static void name_shown(const Environment *e, char ret[static ENVIRONMENT_NAME_SIZE]) {
-        if (e->name[0] != '\0')
-                snprintf(ret, ENVIRONMENT_NAME_SIZE, "%s", e->name);
-        else
-                snprintf(ret, ENVIRONMENT_NAME_SIZE, "%.*s", ENVIRONMENT_DIGITS, e->id);
-}
-
 static bool is_shared(const Environment *e) {
         return streq(e->owner, ENVIRONMENT_OWNER_SHARED);
 }
@@ -253,7 +245,7 @@ static int add_environment(Manager *m, json_object *object, const Environment *e
         There there = count_there(m, e);
         char name[ENVIRONMENT_NAME_SIZE] = "";
 
-        name_shown(e, name);
+        environment_name_shown(e, name);
         if (json_add_string(object, "name", name) < 0 || json_add_string(object, "python", e->python) < 0 ||
             json_add_string(object, "state", state_shown(e, &there)) < 0 ||
             add_texts(object, "packages", e->packages) < 0 || add_wheels(object, e->wheels) < 0 ||
@@ -340,7 +332,7 @@ static QueryError find(Manager *m, const EnvironmentAsker *asker, json_object *a
         for (size_t i = 0; i < walk.n; i++) {
                 char name[ENVIRONMENT_NAME_SIZE] = "";
 
-                name_shown(walk.all[i], name);
+                environment_name_shown(walk.all[i], name);
                 if (!startswith(name, wanted))
                         continue;
                 /* Several that came to the same packages are one for nodes. */
@@ -401,7 +393,7 @@ QueryError environment_query_sync(Manager *m, const EnvironmentAsker *asker, jso
 
                 if (!d->next || d->next->state == ENVIRONMENT_FAILED)
                         continue;
-                name_shown(d->next, name);
+                environment_name_shown(d->next, name);
                 if (json_append_string(array, name) < 0)
                         return QUERY_FAILED;
         }
@@ -417,7 +409,7 @@ QueryError environment_query_remove(Manager *m, const EnvironmentAsker *asker, j
 
         if (!e)
                 return error;
-        name_shown(e, name);
+        environment_name_shown(e, name);
         if (!asker->manage_all && !(asker->user && streq(asker->user, e->owner)))
                 return fail(ret_message, QUERY_NOT_ALLOWED,
                             "Environment %s is %s: only %s and administrators may remove it", name,

@@ -40,6 +40,24 @@ static int lock_write(const Environment *e, char ret[static DIGEST_HEX_SIZE]) {
         return r == -EEXIST ? 0 : r;
 }
 
+/* It does not need that file any more: the last one removes it. */
+static void lock_release(Environment *e) {
+        _cleanup_(close_fdp) int folder = -EBADF;
+        const Environment *other;
+        char name[DIGEST_HEX_SIZE];
+
+        if (e->lock_file[0] == '\0')
+                return;
+        COPY_TEXT(name, e->lock_file);
+        e->lock_file[0] = '\0';
+        HASHMAP_FOREACH(other, e->manager->environments->table)
+                if (other != e && streq(other->lock_file, name))
+                        return;
+        folder = open_locks(e->manager);
+        if (folder >= 0)
+                (void) unlinkat(folder, name, 0);
+}
+
 static void record_key(const Environment *e, char key[static KEY_SIZE]) {
         snprintf(key, KEY_SIZE, "environments/%.*s", ENVIRONMENT_DIGITS, e->id);
 }
@@ -67,6 +85,8 @@ static int fill(json_object *j, const Environment *e) {
             json_add_uint64(j, "created_at", e->created_at) < 0 ||
             json_add_uint64(j, "resolved_at", e->resolved_at) < 0)
                 return -ENOMEM;
+        if (json_add_string(j, "asker", e->asker) < 0)
+                return -ENOMEM;
         if (e->is_default && json_add_string(j, "request", e->request) < 0)
                 return -ENOMEM;
         if (e->installer && json_add_string(j, "installer", e->installer) < 0)
@@ -90,6 +110,10 @@ void environment_record_write(Environment *e) {
                 r = lock_write(e, digest);
                 if (r >= 0)
                         r = json_add_string(j, "lock", digest);
+                if (r >= 0 && !streq(e->lock_file, digest)) {
+                        lock_release(e);
+                        COPY_TEXT(e->lock_file, digest);
+                }
         }
         text = r >= 0 ? json_text(j, &size) : NULL;
         record_key(e, key);
@@ -105,13 +129,19 @@ void environment_record_write(Environment *e) {
 }
 
 void environment_record_remove(Environment *e) {
+        const Environment *other;
         char key[KEY_SIZE];
 
         if (!e->recorded || !e->manager->store || e->manager->stopping)
                 return;
         e->recorded = false;
-        record_key(e, key);
-        (void) state_store_remove(e->manager->store, key, 0);
+        other = hashmap_get(e->manager->environments->table, e->id);
+        /* One that has taken its place has taken over its record. */
+        if (!other || other == e) {
+                record_key(e, key);
+                (void) state_store_remove(e->manager->store, key, 0);
+        }
+        lock_release(e);
 }
 
 /* After a start */
@@ -148,7 +178,7 @@ static int read_lock(Environment *e, const char *digest) {
 
 static int read_record(Manager *m, json_object *j, Environment **ret) {
         _cleanup_(environment_unrefp) Environment *e = NULL;
-        const char *id, *name, *owner, *python, *platform, *index, *request, *lock, *installer;
+        const char *id, *name, *owner, *python, *platform, *index, *request, *lock, *installer, *asker;
         json_object *libraries;
         int r;
 
@@ -161,12 +191,16 @@ static int read_record(Manager *m, json_object *j, Environment **ret) {
             json_get_string_optional(j, "request", DIGEST_HEX_SIZE - 1, NULL, &request) < 0 ||
             json_get_string_optional(j, "lock", DIGEST_HEX_SIZE - 1, NULL, &lock) < 0 ||
             json_get_string_optional(j, "installer", 64, NULL, &installer) < 0 ||
+            json_get_string_optional(j, "asker", 64, owner, &asker) < 0 ||
             json_get_object_optional(j, "libraries", &libraries) < 0)
                 return -EBADMSG;
         r = environment_new(m, owner, python, &e);
         if (r < 0)
                 return r;
         memcpy(e->id, id, DIGEST_HEX_SIZE);
+        r = free_and_strdup(&e->asker, asker);
+        if (r < 0)
+                return r;
         snprintf(e->name, sizeof(e->name), "%s", name);
         if (json_get_bool(j, "fixed", &e->fixed) < 0 ||
             json_get_bool(j, "system_packages", &e->system_packages) < 0 ||
@@ -199,6 +233,8 @@ static int read_record(Manager *m, json_object *j, Environment **ret) {
         if (e->name[0] && e->lock && e->platform)
                 e->state = ENVIRONMENT_LOCKED; /* nothing has to be told of it */
         e->recorded = true;
+        if (lock)
+                snprintf(e->lock_file, sizeof(e->lock_file), "%s", lock);
         *ret = TAKE_PTR(e);
         return 0;
 }

@@ -76,15 +76,26 @@ char *environment_job_why_unfit(const Manager *m, const Job *job) {
 }
 
 static char *why_unresolved(Manager *m, const Environment *e) {
+        const DependencyConfig *config = m->environments->config;
+
         if (e->resolver)
                 return strformat("its packages are being looked up on %s (%s so far)", e->resolver->name,
                                  AGO(m, e->resolver_since));
+        if (e->waits_for_turn)
+                return strformat("its packages are looked up as soon as other packages of %s have been, or "
+                                 "have been built: one order of each user at a time",
+                                 e->asker);
         if (e->not_before > manager_now(m))
                 return strformat("its packages could not be looked up on %s and are tried again in %s",
                                  e->avoid ? e->avoid->name : "a node",
                                  FORMAT_DURATION(usec_sub(e->not_before, manager_now(m))));
-        return strformat("its packages are to be looked up, as soon as a node that has Python %s is ready%s",
-                         e->python, e->prefers_default ? " and the master's own packages are known" : "");
+        return strformat(
+                "its packages are to be looked up, as soon as a node that has Python %s%s is ready%s",
+                e->python,
+                e->is_default && config && config->resolve_on
+                        ? " and is named by resolve_on in clupy.master.dependency.yaml"
+                        : "",
+                e->prefers_default ? " and the master's own packages are known" : "");
 }
 
 typedef struct Places {

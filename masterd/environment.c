@@ -5,10 +5,14 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "environment-node.h"
+#include "environment-order.h"
+#include "environment-record.h"
 #include "environments.h"
 #include "json-util.h"
 #include "log.h"
 #include "manager.h"
+#include "node.h"
 #include "parse-util.h"
 #include "requirement.h"
 #include "time-util.h"
@@ -34,7 +38,10 @@ int environment_new(Manager *m, const char *owner, const char *python, Environme
         e->created_at = now_usec(CLOCK_REALTIME);
         snprintf(e->python, sizeof(e->python), "%s", python);
         e->owner = strdup(owner);
-        if (!e->owner) {
+        e->asker = strdup(owner);
+        if (!e->owner || !e->asker) {
+                free(e->owner);
+                free(e->asker);
                 free(e);
                 return -ENOMEM;
         }
@@ -45,8 +52,11 @@ int environment_new(Manager *m, const char *owner, const char *python, Environme
 Environment *environment_free(Environment *e) {
         if (!e)
                 return NULL;
+        environment_withdraw(e);
+        environment_set_resolver(e, NULL);
         environments_forget(e);
         free(e->owner);
+        free(e->asker);
         free(e->platform);
         strv_free(e->packages);
         strv_free(e->preload);
@@ -57,6 +67,8 @@ Environment *environment_free(Environment *e) {
         free(e->installer);
         free(e->reason);
         free(e->log);
+        free(e->refusal_reason);
+        free(e->refusal);
         return mfree(e);
 }
 
@@ -69,9 +81,35 @@ Environment *environment_ref(Environment *e) {
 Environment *environment_unref(Environment *e) {
         if (!e || --e->n_references > 0)
                 return NULL;
-        if (!environments_keeps(e))
+        if (!environments_keeps(e)) {
+                environment_record_remove(e);
                 environment_free(e);
+        } else if (e->state == ENVIRONMENT_LOCKED)
+                environment_withdraw(e);
         return NULL;
+}
+
+int environment_set_refusal(Environment *e, Node *node, const char *reason, const char *words) {
+        int r;
+
+        e->refused_by = node;
+        r = free_and_strdup(&e->refusal_reason, reason);
+        return r < 0 ? r : free_and_strdup(&e->refusal, words);
+}
+
+void environment_set_resolver(Environment *e, Node *node) {
+        if (e->resolver) {
+                e->resolver->n_orders--;
+                node_order_give(e->resolver, e->asker, e);
+        }
+        e->resolver = node;
+        e->resolver_since = manager_now(e->manager);
+        e->resolver_begun = 0;
+        if (!node)
+                return;
+        node->n_orders++;
+        if (node_order_take(node, e->asker, e) < 0)
+                log_oom();
 }
 
 static void log_state(const Environment *e, EnvironmentState old) {
@@ -95,8 +133,10 @@ void environment_set_state(Environment *e, EnvironmentState state) {
                 return;
         e->state = state;
         e->state_since = manager_now(e->manager);
-        if (state != ENVIRONMENT_RESOLVING)
-                e->resolver = NULL;
+        if (state != ENVIRONMENT_RESOLVING) {
+                environment_set_resolver(e, NULL);
+                (void) environment_set_refusal(e, NULL, NULL, NULL);
+        }
         if (state == ENVIRONMENT_FAILED)
                 e->failed_at = e->state_since;
         else {
@@ -105,6 +145,12 @@ void environment_set_state(Environment *e, EnvironmentState state) {
         }
         log_state(e, old);
         environments_changed(e);
+}
+
+static const char *utf8_begin(const char *s) {
+        while (((unsigned char) *s & 0xc0) == 0x80)
+                s++;
+        return s;
 }
 
 /* The end of it, from the beginning of a line, valid UTF-8. */
@@ -129,6 +175,14 @@ static char *log_end(const char *log) {
 
 void environment_fail(Environment *e, const char *reason, const char *log) {
         char *words = log_end(log), *kind = strdup(reason);
+        size_t size = strlen(strempty(words));
+
+        if (size > ENVIRONMENTS_LOG_CUT && environments_make_room(e, size) < 0) {
+                char *end = strdup(utf8_begin(words + size - ENVIRONMENTS_LOG_CUT));
+
+                free(words);
+                words = end;
+        }
 
         e->failed_to_resolve = e->state != ENVIRONMENT_LOCKED;
         free(e->log);
@@ -137,6 +191,13 @@ void environment_fail(Environment *e, const char *reason, const char *log) {
         e->reason = kind;
         e->failures = 0;
         environment_set_state(e, ENVIRONMENT_FAILED);
+}
+
+void environment_name_shown(const Environment *e, char ret[static ENVIRONMENT_NAME_SIZE]) {
+        if (e->name[0] != '\0')
+                snprintf(ret, ENVIRONMENT_NAME_SIZE, "%s", e->name);
+        else
+                snprintf(ret, ENVIRONMENT_NAME_SIZE, "%.*s", ENVIRONMENT_DIGITS, e->id);
 }
 
 int environment_find_name(Environment *e) {
@@ -162,25 +223,79 @@ static int add_library(const LockEntry *entry, void *userdata) {
         return entry->conditional ? 0 : json_add_string(userdata, entry->project, entry->version);
 }
 
-/* As long as no node says what it has installed: what another of the same name came to, or what the lock
- * names. */
+/* What the lock names, and not what a node says of itself: all that have it are told the same. */
 static void find_libraries(Environment *e) {
         _cleanup_(json_putp) json_object *libraries = NULL;
-        const Environment *other;
         const char *expected;
         size_t line;
 
-        if (e->libraries)
-                return;
-        HASHMAP_FOREACH(other, e->manager->environments->table)
-                if (other != e && other->libraries && environment_equal(other, e)) {
-                        e->libraries = json_object_get(other->libraries);
-                        free_and_strdup(&e->installer, other->installer);
-                        return;
-                }
         if (json_new_object(&libraries) >= 0 &&
-            lock_parse(e->lock, strlen(e->lock), add_library, libraries, &line, &expected) >= 0)
+            lock_parse(e->lock, strlen(e->lock), add_library, libraries, &line, &expected) >= 0) {
+                json_object_put(e->libraries);
                 e->libraries = TAKE_PTR(libraries);
+        }
+}
+
+/* What was asked for and has not been seen in the lock yet. */
+typedef struct Wanted {
+        Hashmap *projects; /* name → itself */
+        char (*names)[PROJECT_NAME_MAX + 1];
+        size_t n;
+} Wanted;
+
+static void wanted_done(Wanted *wanted) {
+        hashmap_free(wanted->projects);
+        free(wanted->names);
+}
+
+static int wanted_add(Wanted *wanted) {
+        int r = hashmap_put(wanted->projects, wanted->names[wanted->n], wanted->names[wanted->n]);
+
+        wanted->n += r >= 0;
+        return r == -EEXIST ? 0 : r;
+}
+
+static int wanted_read(Wanted *wanted, const Environment *e) {
+        int r;
+
+        wanted->names =
+                calloc(strv_length(e->packages) + strv_length(e->wheels) + 1, sizeof(*wanted->names));
+        r = wanted->names ? hashmap_new(HASHMAP_STRING, &wanted->projects) : -ENOMEM;
+        for (char **s = e->packages; s && *s && r >= 0; s++)
+                if (!strchr(*s, ';') && requirement_project(*s, wanted->names[wanted->n]) >= 0)
+                        r = wanted_add(wanted);
+        for (char **s = e->wheels; s && *s && r >= 0; s++) {
+                const char *slash = strchr(*s, '/');
+
+                if (wheel_project(slash ? slash + 1 : *s, wanted->names[wanted->n]) >= 0)
+                        r = wanted_add(wanted);
+        }
+        return r;
+}
+
+static int wanted_seen(const LockEntry *entry, void *userdata) {
+        (void) hashmap_remove(userdata, entry->project);
+        return 0;
+}
+
+int environment_check_lock(const Environment *e, const char *lock, size_t size, char **ret_words) {
+        _cleanup_(wanted_done) Wanted wanted = { 0 };
+        const char *expected, *missing;
+        size_t line;
+        int r;
+
+        r = wanted_read(&wanted, e);
+        if (r < 0)
+                return r;
+        r = lock_parse(lock, size, wanted_seen, wanted.projects, &line, &expected);
+        if (r == -ENOMEM)
+                return r;
+        missing = r < 0 ? NULL : hashmap_first(wanted.projects);
+        if (r >= 0 && !missing)
+                return 0;
+        *ret_words = missing ? strformat("the node's lock lacks %s, which was asked for", missing)
+                             : strformat("line %zu of the node's lock: expected %s", line, expected);
+        return *ret_words ? -EINVAL : -ENOMEM;
 }
 
 int environment_lock(Environment *e, const char *lock, size_t size, const char *platform) {
@@ -199,6 +314,15 @@ int environment_lock(Environment *e, const char *lock, size_t size, const char *
         r = environment_find_name(e);
         if (r < 0)
                 return r;
+        if (environments_make_room(e, 0) < 0) {
+                if (!e->fixed)
+                        e->lock = mfree(e->lock);
+                e->name[0] = '\0';
+                environment_fail(e, "quota",
+                                 "the packages that you ask for come to more than the master keeps for one "
+                                 "user: wait until calls with others have ended");
+                return 0;
+        }
         find_libraries(e);
         e->resolved_at = now_usec(CLOCK_REALTIME);
         e->failures = 0;
@@ -211,7 +335,6 @@ void environment_try_again(Environment *e) {
                 return;
         e->failures = 0;
         e->not_before = 0;
-        e->avoid = NULL;
         if (!e->failed_to_resolve)
                 environments_forgive_nodes(e);
         environment_set_state(e, e->failed_to_resolve ? ENVIRONMENT_RESOLVING : ENVIRONMENT_LOCKED);
@@ -228,7 +351,7 @@ static size_t strv_size(char *const *list) {
 size_t environment_size(const Environment *e) {
         /* The libraries are about as long as the lock without its hashes. */
         return sizeof(*e) + strv_size(e->packages) + strv_size(e->preload) + strv_size(e->wheels) +
-               2 * strlen(strempty(e->lock)) + strlen(strempty(e->log));
+               2 * strlen(strempty(e->lock)) + strlen(strempty(e->log)) + strlen(strempty(e->refusal));
 }
 
 char *environment_describe(const Environment *e) {

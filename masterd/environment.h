@@ -44,11 +44,14 @@ struct Environment {
                                      it */
         char name[ENVIRONMENT_NAME_SIZE]; /* "" until it is known */
         EnvironmentState state;
-        bool base;       /* without packages: every node that has the Python has it */
-        bool is_default; /* a generation of the master's */
-        bool fixed;      /* its lock was given */
-        bool recorded;   /* in the state store */
-        char *owner;     /* or ENVIRONMENT_OWNER_SHARED */
+        bool base;                       /* without packages: every node that has the Python has it */
+        bool is_default;                 /* a generation of the master's */
+        bool fixed;                      /* its lock was given */
+        bool recorded;                   /* in the state store */
+        char lock_file[DIGEST_HEX_SIZE]; /* that its record names; "": none */
+        bool wanted;                     /* a task needs it: before that no node looks its packages up */
+        char *owner;                     /* or ENVIRONMENT_OWNER_SHARED */
+        char *asker;                     /* who asked first; ENVIRONMENT_OWNER_SHARED: the master itself */
         char python[PYTHON_SERIES_SIZE];
         char *platform; /* NULL: not known yet */
 
@@ -74,7 +77,11 @@ struct Environment {
 
         /* who finds it out */
         Node *resolver, *avoid;              /* the latter: failed last */
+        Node *refused_by;                    /* it says that the packages cannot be had; another is asked */
+        char *refusal_reason, *refusal;      /* its words */
         uint64_t resolver_since, not_before; /* BOOTTIME µs */
+        uint64_t resolver_begun;             /* BOOTTIME µs; 0: the node has others to do first */
+        bool waits_for_turn;                 /* for an end of what its asker has on the nodes already */
         unsigned failures;
 };
 
@@ -86,6 +93,10 @@ DEFINE_CLEANUP(Environment, environment_unref);
 /* Out of the table. Nothing may refer to it. */
 Environment *environment_free(Environment *e);
 
+/* What a node has said against its packages; NULL: nothing. */
+int environment_set_refusal(Environment *e, Node *node, const char *reason, const char *words);
+/* Who finds its packages out from now on; NULL: nobody. */
+void environment_set_resolver(Environment *e, Node *node);
 /* The only place where a state changes. */
 void environment_set_state(Environment *e, EnvironmentState state);
 
@@ -94,6 +105,11 @@ void environment_set_state(Environment *e, EnvironmentState state);
 void environment_fail(Environment *e, const char *reason, const char *log);
 /* Its lock is known: works the name out. Returns 0, -ENOMEM. */
 int environment_lock(Environment *e, const char *lock, size_t size, const char *platform);
+/* Whether a lock that a node has found out is one, and has in it all that was asked for (but what depends on
+ * markers). Returns 0, -EINVAL and what is wrong (from malloc), -ENOMEM. */
+int environment_check_lock(const Environment *e, const char *lock, size_t size, char **ret_words);
+/* Its name; as long as there is none, that of the request to resolve it. */
+void environment_name_shown(const Environment *e, char ret[static ENVIRONMENT_NAME_SIZE]);
 /* Works the name out, once all that it needs is there. */
 int environment_find_name(Environment *e);
 /* A failure that is long enough ago: begins anew. */

@@ -53,6 +53,7 @@ Environments *environments_free(Environments *all) {
         wheel_store_free(all->wheels);
         dependency_config_free(all->config);
         free(all->lock);
+        strv_free(all->pins);
         free(all->error);
         sd_event_source_disable_unref(all->work);
         sd_event_source_disable_unref(all->timer);
@@ -91,47 +92,69 @@ Environment *environments_find(const Manager *m, const char *name) {
         return NULL;
 }
 
-/* Who goes first when there is no more room; only of that owner if it is not NULL. */
-static Environment *find_oldest(const Environments *all, const char *owner) {
+/* Who goes first when there is no more room; only of what that one asked for if it is not NULL. */
+static Environment *find_oldest(const Environments *all, const char *asker, const Environment *except) {
         Environment *e, *oldest = NULL;
 
         HASHMAP_FOREACH(e, all->table)
-                if (e->n_references == 0 && (!owner || streq(e->owner, owner)) &&
+                if (e != except && e->n_references == 0 && (!asker || streq(e->asker, asker)) &&
                     (!oldest || e->used_at < oldest->used_at))
                         oldest = e;
         return oldest;
 }
 
-static size_t count_of(const Environments *all, const char *owner) {
-        Environment *e;
-        size_t n = 0;
+static int remove_oldest(const Environments *all, const char *asker, const Environment *except) {
+        Environment *oldest = find_oldest(all, asker, except);
 
-        HASHMAP_FOREACH(e, all->table)
-                n += streq(e->owner, owner);
-        return n;
+        if (!oldest)
+                return -ENOSPC;
+        environment_record_remove(oldest);
+        environment_free(oldest);
+        return 0;
 }
 
-static int make_room(Environments *all, const Environment *e) {
-        bool shared = streq(e->owner, ENVIRONMENT_OWNER_SHARED);
+typedef struct Share {
+        size_t n, bytes;
+} Share;
 
-        while (!shared && count_of(all, e->owner) >= ENVIRONMENTS_OWNER_MAX) {
-                Environment *oldest = find_oldest(all, e->owner);
+/* What all that one asked for take, without this one; asker NULL: of all. */
+static Share share_of(const Environments *all, const char *asker, const Environment *except) {
+        Share share = { 0 };
+        Environment *e;
 
-                if (!oldest)
-                        return -ENOSPC;
-                environment_record_remove(oldest);
-                environment_free(oldest);
+        HASHMAP_FOREACH(e, all->table)
+                if (e != except && (!asker || streq(e->asker, asker))) {
+                        share.n++;
+                        share.bytes += environment_size(e);
+                }
+        return share;
+}
+
+static int make_room_within(Environments *all, const Environment *e, const char *asker, size_t more,
+                            size_t n_max, size_t bytes_max) {
+        Share share = share_of(all, asker, e);
+        int r = 0;
+
+        while (r >= 0 && (share.n >= n_max || share.bytes + environment_size(e) + more > bytes_max)) {
+                r = remove_oldest(all, asker, e);
+                share = share_of(all, asker, e);
         }
-        while (hashmap_size(all->table) >= ENVIRONMENTS_MAX ||
-               all->bytes + environment_size(e) > ENVIRONMENTS_BYTES_MAX) {
-                Environment *oldest = find_oldest(all, NULL);
+        return r;
+}
 
-                if (!oldest)
-                        return -ENOSPC;
-                environment_record_remove(oldest);
-                environment_free(oldest);
-        }
-        return 0;
+int environments_make_room(Environment *e, size_t more) {
+        Environments *all = e->manager->environments;
+        bool masters = streq(e->asker, ENVIRONMENT_OWNER_SHARED);
+        int r;
+
+        if (!all)
+                return 0;
+        r = masters ? 0
+                    : make_room_within(all, e, e->asker, more, ENVIRONMENTS_OWNER_MAX,
+                                       ENVIRONMENTS_OWNER_BYTES_MAX);
+        if (r >= 0)
+                r = make_room_within(all, e, NULL, more, ENVIRONMENTS_MAX, ENVIRONMENTS_BYTES_MAX);
+        return masters ? 0 : r;
 }
 
 /* Anew after every change: there are few, and what is never added up wrongly needs no care. */
@@ -149,15 +172,16 @@ int environments_add(Manager *m, Environment *e) {
         void *old;
         int r;
 
-        if (former) {
-                /* It goes with the last job that has it. */
+        /* It goes with the last job that has it. */
+        if (former)
                 (void) hashmap_remove(all->table, former->id);
-                if (former->n_references == 0)
-                        environment_free(former);
-        }
-        r = make_room(all, e);
+        r = environments_make_room(e, 0);
         if (r >= 0)
                 r = hashmap_replace(all->table, e->id, e, &old);
+        if (former && former->n_references == 0) {
+                environment_record_remove(former);
+                environment_free(former);
+        }
         count_bytes(all);
         return r;
 }
@@ -212,68 +236,81 @@ static const char *wheel_name(const char *wheel) {
         return slash ? slash + 1 : wheel;
 }
 
-/* A wheel's name begins with its project's. */
-static int wheel_project(const char *wheel, char ret[static PROJECT_NAME_MAX + 1]) {
-        const char *name = wheel_name(wheel);
-        char project[PROJECT_NAME_MAX + 1];
-        size_t n = strcspn(name, "-");
+/* The projects that a client asks for itself. */
+typedef struct Own {
+        Hashmap *projects; /* name → itself */
+        char (*names)[PROJECT_NAME_MAX + 1];
+        size_t n;
+} Own;
 
-        if (n == 0 || n > PROJECT_NAME_MAX)
-                return -EINVAL;
-        memcpy(project, name, n);
-        project[n] = '\0';
-        return requirement_project(project, ret);
+static void own_done(Own *own) {
+        hashmap_free(own->projects);
+        free(own->names);
 }
 
-/* The client asks for this project itself. */
-static bool is_replaced(const EnvironmentRequest *request, const char *project) {
-        char other[PROJECT_NAME_MAX + 1];
+static int own_add(Own *own) {
+        int r = hashmap_put(own->projects, own->names[own->n], own->names[own->n]);
 
-        for (char **s = request->packages; s && *s; s++)
-                if (requirement_project(*s, other) >= 0 && streq(other, project))
-                        return true;
-        for (char **s = request->wheels; s && *s; s++)
-                if (wheel_project(*s, other) >= 0 && streq(other, project))
-                        return true;
-        return false;
+        own->n += r >= 0;
+        return r == -EEXIST ? 0 : r;
 }
 
-typedef struct Merge {
-        Environment *e;
-        const EnvironmentRequest *request;
-} Merge;
+static int own_read(Own *own, const EnvironmentRequest *request) {
+        int r;
 
-static int merge_locked(const LockEntry *entry, void *userdata) {
-        const Merge *merge = userdata;
-        _cleanup_(freep) char *pin = NULL;
+        own->names = calloc(strv_length(request->packages) + strv_length(request->wheels) + 1,
+                            sizeof(*own->names));
+        r = own->names ? hashmap_new(HASHMAP_STRING, &own->projects) : -ENOMEM;
+        for (char **s = request->packages; s && *s && r >= 0; s++)
+                if (requirement_project(*s, own->names[own->n]) >= 0)
+                        r = own_add(own);
+        for (char **s = request->wheels; s && *s && r >= 0; s++)
+                if (wheel_project(wheel_name(*s), own->names[own->n]) >= 0)
+                        r = own_add(own);
+        return r;
+}
 
-        if (entry->conditional || is_replaced(merge->request, entry->project))
-                return 0;
-        pin = strformat("%s==%s", entry->project, entry->version);
-        return pin ? strv_extend(&merge->e->packages, pin) : -ENOMEM;
+/* Appends copies of those that `own` has not; NULL: of all. */
+static int append_packages(char ***list, char *const *values, const Own *own) {
+        size_t n = strv_length(*list);
+        char **larger = reallocarray(*list, n + strv_length(values) + 1, sizeof(char *));
+
+        if (!larger)
+                return -ENOMEM;
+        *list = larger;
+        (*list)[n] = NULL;
+        for (; values && *values; values++) {
+                char project[PROJECT_NAME_MAX + 1];
+
+                if (own &&
+                    (requirement_project(*values, project) < 0 || hashmap_get(own->projects, project)))
+                        continue;
+                if (free_and_strdup(&(*list)[n], *values) < 0)
+                        return -ENOMEM;
+                (*list)[++n] = NULL;
+        }
+        return 0;
 }
 
 /* The master's packages that the client does not ask for itself. */
 static int merge_defaults(Environment *e, const Environments *all, const EnvironmentRequest *request) {
-        Merge merge = { .e = e, .request = request };
-        const char *expected;
-        size_t line;
+        _cleanup_(own_done) Own own = { 0 };
         int r;
 
         if (!all->config)
                 return 0;
-        if (all->lock)
-                return lock_parse(all->lock, strlen(all->lock), merge_locked, &merge, &line, &expected);
-        for (char **s = all->config->packages; s && *s; s++) {
-                char project[PROJECT_NAME_MAX + 1];
+        r = own_read(&own, request);
+        return r < 0 ? r
+                     : append_packages(&e->packages, all->lock ? all->pins : all->config->packages, &own);
+}
 
-                if (requirement_project(*s, project) < 0 || is_replaced(request, project))
-                        continue;
-                r = strv_extend(&e->packages, *s);
-                if (r < 0)
-                        return r;
-        }
-        return 0;
+size_t environments_merge_size(const Manager *m, const EnvironmentRequest *request) {
+        const Environments *all = m->environments;
+
+        return strv_length(request->packages) + strv_length(request->wheels) +
+               strv_length(all->lock     ? all->pins
+                           : all->config ? all->config->packages
+                                         : NULL);
 }
 
 static int extend_all(char ***list, char *const *values) {
@@ -289,9 +326,21 @@ static int compare_texts(const void *left, const void *right) {
         return strcmp(*(char *const *) left, *(char *const *) right);
 }
 
-static void sort(char **list) {
-        if (list)
-                qsort(list, strv_length(list), sizeof(*list), compare_texts);
+/* Sorted, each once; NULL when there are none. */
+static void sort(char ***list) {
+        size_t n = strv_length(*list), kept = 0;
+
+        if (n == 0) {
+                *list = strv_free(*list);
+                return;
+        }
+        qsort(*list, n, sizeof(**list), compare_texts);
+        for (size_t i = 0; i < n; i++)
+                if (kept > 0 && streq((*list)[kept - 1], (*list)[i]))
+                        free((*list)[i]);
+                else
+                        (*list)[kept++] = (*list)[i];
+        (*list)[kept] = NULL;
 }
 
 static int fill(Environment *e, const Environments *all, const EnvironmentRequest *request) {
@@ -307,7 +356,7 @@ static int fill(Environment *e, const Environments *all, const EnvironmentReques
         if (r >= 0 && with_defaults && config)
                 r = extend_all(&e->preload, config->preload);
         if (r >= 0 && !request->lock)
-                r = extend_all(&e->packages, request->packages);
+                r = append_packages(&e->packages, request->packages, NULL);
         if (r >= 0)
                 r = extend_all(&e->preload, request->preload);
         if (r >= 0)
@@ -317,8 +366,8 @@ static int fill(Environment *e, const Environments *all, const EnvironmentReques
         if (r < 0)
                 return r;
         /* The order of what is asked for says nothing; that of imports may. */
-        sort(e->packages);
-        sort(e->wheels);
+        sort(&e->packages);
+        sort(&e->wheels);
         e->base = !e->fixed && !e->packages && !e->preload && !e->wheels;
         return 0;
 }
@@ -525,6 +574,13 @@ Environment *environments_failed(Manager *m, const Job *job) {
         if (d->next && d->next->state != ENVIRONMENT_FAILED)
                 return NULL;
         return d->generations[0] ?: d->next;
+}
+
+void environments_want(Manager *m, Job *job) {
+        if (!job->environment || job->environment->wanted)
+                return;
+        job->environment->wanted = true;
+        environments_wake(m);
 }
 
 void environments_task_comes(Manager *m, const Job *job) {

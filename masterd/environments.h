@@ -19,6 +19,8 @@ enum {
         ENVIRONMENTS_MAX = 1000,
         ENVIRONMENTS_OWNER_MAX = 100,
         ENVIRONMENTS_BYTES_MAX = 128 << 20,
+        ENVIRONMENTS_OWNER_BYTES_MAX = 32 << 20, /* of what one user asks for */
+        ENVIRONMENTS_LOG_CUT = 2 << 10,          /* bytes of words of one for which there is no room */
         ENVIRONMENT_GENERATIONS = 4,
 };
 
@@ -43,6 +45,7 @@ struct Environments {
         Hashmap *defaults;        /* python → DefaultEnvironment */
         DependencyConfig *config; /* NULL: there is no such file */
         char *lock;               /* the text of its lock, NULL: none */
+        char **pins;              /* "x==1", what it always has */
         char *error;              /* why what is on disk is not in use, NULL: it is */
         uint64_t synced_at;       /* realtime µs */
         uint64_t next_sync;       /* BOOTTIME µs */
@@ -77,11 +80,16 @@ int environments_open(Manager *m);
 int environments_request(Manager *m, Session *session, const char *python, const EnvironmentRequest *request,
                          Environment **ret);
 
+/* Packages that have to be looked at for that. */
+size_t environments_merge_size(const Manager *m, const EnvironmentRequest *request);
 /* Keeps a reference-less one for later, if it is worth it: also one that failed, so that its words can be
  * read. */
 bool environments_keeps(const Environment *e);
 void environments_forget(Environment *e);
 int environments_add(Manager *m, Environment *e);
+/* Its lock is known, or words of that size come: makes room, of what the same user asked for first. Returns
+ * 0, -ENOSPC: it is too much. What the master itself asks for always has room. */
+int environments_make_room(Environment *e, size_t more);
 Environment *environments_find(const Manager *m, const char *name);
 /* Its state has changed, or that on a node. */
 void environments_changed(Environment *e);
@@ -104,6 +112,8 @@ void environments_count(Manager *m, const Job *job);
 Environment *environments_awaited(Manager *m, const Job *job);
 /* The one that failed and leaves the job without any, NULL: there is hope. */
 Environment *environments_failed(Manager *m, const Job *job);
+/* A task of the job is taken: from now on its environment is worth a node's work. */
+void environments_want(Manager *m, Job *job);
 /* A task comes: a failure that is old is tried again. */
 void environments_task_comes(Manager *m, const Job *job);
 

@@ -44,6 +44,7 @@ struct Job {
         char *isolation, *policy, *network;
         char python[PYTHON_SERIES_SIZE]; /* "": any */
         Environment *environment;        /* a reference; NULL: the master's default for its Python */
+        bool environment_unread;         /* it was refused before its environment was looked at */
         bool environments_full;          /* there was no room in the table for the one that it asks for */
         char **labels;                   /* "zone=a" that its nodes have */
         Resources requires;

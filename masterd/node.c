@@ -55,6 +55,8 @@ int node_new(Manager *manager, const char *name, Node **ret) {
         r = hashmap_new(HASHMAP_ID, &node->attempts);
         if (r >= 0)
                 r = hashmap_new(HASHMAP_STRING, &node->environments);
+        if (r >= 0)
+                r = hashmap_new(HASHMAP_STRING, &node->order_askers);
         if (r < 0)
                 return r;
         r = hashmap_put(manager->nodes, node->name, node);
@@ -73,7 +75,9 @@ Node *node_free(Node *node) {
                 attempt_free(attempt);
         hashmap_free(node->attempts);
         node_environments_clear(node);
+        environments_node_freed(node);
         hashmap_free(node->environments);
+        hashmap_free(node->order_askers);
         strv_free(node->pythons);
         strv_free(node->labels);
         resources_done(&node->resources);

@@ -57,8 +57,11 @@ struct Node {
         char *platform; /* "linux-x86_64" */
         char **labels;  /* "zone=a" */
         Resources resources;
-        Hashmap *environments;   /* name → NodeEnvironment */
-        unsigned n_pumps;        /* connections of its builds with the package index */
+        Hashmap *environments; /* name → NodeEnvironment */
+        Hashmap *order_askers; /* who asked for what it looks up or builds → for what: one at a time each */
+        unsigned n_orders;     /* that it has not answered, of both kinds */
+        size_t words_size;     /* bytes of what they say of their failures */
+        unsigned n_pumps;      /* connections of its builds with the package index */
         bool environments_known; /* it has said which it has, on the present connection */
 
         Job *reserved;       /* nothing else starts here until its next task has */

@@ -41,6 +41,7 @@ struct Peer {
         bool placed;  /* counted in manager.n_places */
         Owner *share; /* client, operator: in whose n_peers it is counted; a reference */
         JoinRequest *join; /* of one who asks for a certificate */
+        unsigned n_own;    /* streams that the master itself has from it, flowing */
         Session *session;  /* a client's, until it is evicted or says goodbye */
         Node *node;        /* an agent's, likewise */
         IndexPump *pump;   /* of one with the package index */

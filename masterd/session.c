@@ -15,6 +15,7 @@
 #include "recovery.h"
 #include "task.h"
 #include "time-util.h"
+#include "wheel-store.h"
 
 char *session_index(const char *user, Id key) {
         return strformat("%s/%s", user, ID_HEX(key));
@@ -153,6 +154,7 @@ void session_end(Session *session, const char *by) {
                 if (!task->detached || !detached_keep(task))
                         task_discard(task, by);
         recovery_session_gone(m, session);
+        wheel_store_session_gone(m->environments->wheels, session);
         streams_session_gone(&m->streams, session);
         session_free(session);
         manager_notify(m);

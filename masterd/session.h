@@ -29,6 +29,7 @@ struct Session {
         bool synced;    /* all outstanding tasks were named on this connection */
         bool ended;     /* being torn down */
         bool permanent; /* holds detached tasks whose clients may have gone */
+        size_t n_environments_read, n_packages_read; /* of jobs of the present frame */
         Hashmap *jobs;
         ListLink tasks; /* of Task.in_session */
         unsigned n_tasks, n_unfinished;

@@ -96,6 +96,8 @@ static void stream_unhook(Stream *s) {
                 return;
         if (s->owner)
                 (void) hashmap_remove_u64(s->owner->owned, s->owner_number);
+        if (s->owner && !s->asker)
+                s->owner->n_own--;
         s->owner = NULL;
         s->file = close_fd(s->file);
         s->granted = 0;
@@ -235,7 +237,8 @@ static bool stream_start(Stream *s) {
                 return false;
         if (stream_start_file(s))
                 return true;
-        if (!owner || !connection_is_open(owner->connection))
+        if (!owner || !connection_is_open(owner->connection) ||
+            (!s->asker && owner->n_own >= STREAM_FLOWING_PEER_MAX))
                 return false;
         number = owner->next_stream;
         window = MIN(usec_add(s->allowed, s->skip), (uint64_t) STREAM_WINDOW);
@@ -258,6 +261,8 @@ static bool stream_start(Stream *s) {
         s->streams->n_waiting--;
         if (s->asker)
                 s->asker->n_flowing++;
+        else
+                owner->n_own++;
         (void) connection_send(owner->connection, FRAME_FETCH, json, NULL, 0);
         return true;
 }

@@ -17,7 +17,7 @@
 enum {
         STREAM_WINDOW = 512 << 10,   /* bytes of one stream that are on their way */
         STREAM_FLOWING_MAX = 48,     /* streams that flow at the same time; others wait */
-        STREAM_FLOWING_PEER_MAX = 8, /* likewise to one asker */
+        STREAM_FLOWING_PEER_MAX = 8, /* likewise to one asker, and from one owner to the master itself */
         STREAM_PEER_MAX = 4096,      /* streams one asker may have open */
         STREAM_STALL_S = 60,         /* one that moves less than this in that time ends if others wait */
         STREAM_MOVE_MIN = 64 << 10,

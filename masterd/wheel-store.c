@@ -24,7 +24,14 @@
 #include "stream.h"
 #include "time-util.h"
 
-enum { PATH_SIZE = 4500, FETCHES_MAX = 256 };
+enum {
+        PATH_SIZE = 4500,
+        FETCHES_OWNER_MAX = 4 * ENVIRONMENT_WHEELS_MAX, /* of one user, with those that wait */
+        FETCHES_MAX = 16 * FETCHES_OWNER_MAX,           /* of all */
+        WHEEL_OVERHEAD = 64 << 10, /* bytes that one is charged beside its own: names, inodes */
+        WHEELS_OWNER_MAX = 4096,
+        FETCH_MOVE_MIN = 64 << 10, /* bytes in WHEEL_STALL_S */
+};
 
 typedef struct Wheel {
         char *key; /* "DIGEST/NAME" */
@@ -38,7 +45,11 @@ typedef struct Fetch {
         WheelStore *store;
         ListLink link;
         char *key, *owner;
+        Session *session; /* that has it */
+        uint64_t expected;
+        bool flowing; /* else: it waits for others */
         Stream *stream;
+        uint64_t moved_at, moved; /* BOOTTIME µs; bytes since */
         DigestContext *digest;
         int fd, error;
         uint64_t size, number;
@@ -48,7 +59,9 @@ struct WheelStore {
         Manager *manager;
         Hashmap *wheels; /* key → Wheel */
         ListLink fetches;
-        unsigned n_fetches;
+        unsigned n_fetches, n_flowing;
+        bool starting;
+        sd_event_source *timer;
         uint64_t bytes, sequence;
 };
 
@@ -113,6 +126,7 @@ static void fetch_free(Fetch *f) {
         }
         list_remove(&f->link);
         f->store->n_fetches--;
+        f->store->n_flowing -= f->flowing;
         digest_context_free(f->digest);
         close_fd(f->fd);
         free(f->key);
@@ -137,9 +151,11 @@ int wheel_store_new(Manager *m, WheelStore **ret) {
 
 void wheel_store_stop(WheelStore *store) {
         LIST_FOREACH(Fetch, f, link, &store->fetches) {
-                stream_cancel(f->stream);
+                if (f->flowing)
+                        stream_cancel(f->stream);
                 fetch_free(f);
         }
+        store->timer = sd_event_source_disable_unref(store->timer);
 }
 
 WheelStore *wheel_store_free(WheelStore *store) {
@@ -150,6 +166,7 @@ WheelStore *wheel_store_free(WheelStore *store) {
         HASHMAP_FOREACH(wheel, store->wheels)
                 wheel_free(store, wheel);
         hashmap_free(store->wheels);
+        sd_event_source_disable_unref(store->timer);
         return mfree(store);
 }
 
@@ -172,8 +189,17 @@ static uint64_t owner_bytes(const WheelStore *store, const char *owner) {
 
         HASHMAP_FOREACH(wheel, store->wheels)
                 if (strv_contains(wheel->owners, owner))
-                        bytes += wheel->size;
+                        bytes += wheel->size + WHEEL_OVERHEAD;
         return bytes;
+}
+
+static unsigned owner_count(const WheelStore *store, const char *owner) {
+        unsigned n = 0;
+        Wheel *wheel;
+
+        HASHMAP_FOREACH(wheel, store->wheels)
+                n += strv_contains(wheel->owners, owner);
+        return n;
 }
 
 static bool is_in_use(const WheelStore *store, const Wheel *wheel) {
@@ -218,21 +244,24 @@ static uint64_t coming_bytes(const WheelStore *store, const char *owner) {
 
         LIST_FOREACH(Fetch, f, link, &store->fetches)
                 if (!owner || streq(f->owner, owner))
-                        bytes += f->size;
+                        bytes += f->size + WHEEL_OVERHEAD;
         return bytes;
 }
 
 static int make_room(WheelStore *store, const char *owner, uint64_t size) {
         const MasterConfig *config = store->manager->config;
 
-        while (owner_bytes(store, owner) + coming_bytes(store, owner) + size > config->wheels_size) {
+        while (owner_bytes(store, owner) + coming_bytes(store, owner) + size > config->wheels_size ||
+               owner_count(store, owner) >= WHEELS_OWNER_MAX) {
                 Wheel *oldest = find_oldest(store, owner);
 
                 if (!oldest)
                         return -EDQUOT;
                 wheel_drop(store, oldest);
         }
-        while (store->bytes + coming_bytes(store, NULL) + size > config->wheels_total) {
+        while (store->bytes + (uint64_t) hashmap_size(store->wheels) * WHEEL_OVERHEAD +
+                       coming_bytes(store, NULL) + size >
+               config->wheels_total) {
                 Wheel *oldest = find_oldest(store, NULL);
 
                 if (!oldest)
@@ -308,6 +337,8 @@ static const char *failure_text(int error) {
                 return "the master has no room for it (wheels.total in clupy.master.yaml, or its disk)";
         case EIO:
                 return "the client did not send it to the end";
+        case ETIMEDOUT:
+                return "the client sent too little of it for a minute, while others waited";
         case EBUSY:
                 return "too many wheels are on their way to the master: try again";
         default:
@@ -320,6 +351,11 @@ static int on_data(const void *data, size_t size, void *userdata) {
         int r;
 
         f->size += size;
+        f->moved += size;
+        if (f->moved >= FETCH_MOVE_MIN) {
+                f->moved = 0;
+                f->moved_at = manager_now(f->store->manager);
+        }
         r = make_room(f->store, f->owner, 0);
         if (r >= 0)
                 r = digest_context_update(f->digest, data, size);
@@ -330,12 +366,13 @@ static int on_data(const void *data, size_t size, void *userdata) {
         return r;
 }
 
-static void on_done(int error, void *userdata) {
-        Fetch *f = userdata;
+static void start_waiting(WheelStore *store);
+
+/* Frees it. */
+static void fetch_end(Fetch *f, int r) {
         WheelStore *store = f->store;
         _cleanup_(freep) char *key = strdup(f->key), *owner = strdup(f->owner);
         Wheel *wheel;
-        int r = f->error < 0 ? f->error : error;
 
         if (store->manager->stopping || !key || !owner) {
                 fetch_free(f);
@@ -353,48 +390,153 @@ static void on_done(int error, void *userdata) {
                 check_complete(store);
 }
 
+static void on_done(int error, void *userdata) {
+        Fetch *f = userdata;
+        WheelStore *store = f->store;
+
+        fetch_end(f, f->error < 0 ? f->error : error);
+        start_waiting(store);
+}
+
 static const StreamSink sink = { .data = on_data, .done = on_done };
 
 /* Asking for them */
 
-static int fetch_start(WheelStore *store, Session *session, const char *key, uint64_t size) {
+static int fetch_begin(Fetch *f) {
         char path[PATH_SIZE], digest[DIGEST_HEX_SIZE];
+        WheelStore *store = f->store;
+        int r;
+
+        folder_path(store, path);
+        if (mkdir(path, 0755) < 0 && errno != EEXIST)
+                return -errno;
+        (void) chmod(path, 0755);
+        r = digest_context_new(&f->digest);
+        if (r < 0)
+                return r;
+        fetch_path(f, path);
+        f->fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+        if (f->fd < 0)
+                return -errno;
+        digest_of(f->key, digest);
+        r = stream_fetch_wheel(&store->manager->streams, f->session, digest, f->expected, &sink, f,
+                               &f->stream);
+        if (r < 0)
+                return r;
+        f->flowing = true;
+        f->moved_at = manager_now(store->manager);
+        store->n_flowing++;
+        return 0;
+}
+
+static unsigned count_of(const WheelStore *store, const char *owner, bool flowing) {
+        unsigned n = 0;
+
+        LIST_FOREACH(Fetch, f, link, &store->fetches)
+                n += (!flowing || f->flowing) && streq(f->owner, owner);
+        return n;
+}
+
+/* First come, first served; but nobody takes all places. */
+static Fetch *find_next(const WheelStore *store) {
+        if (store->n_flowing >= WHEELS_FLOWING_MAX)
+                return NULL;
+        LIST_FOREACH(Fetch, f, link, &store->fetches)
+                if (!f->flowing && count_of(store, f->owner, true) < WHEELS_FLOWING_OWNER_MAX)
+                        return f;
+        return NULL;
+}
+
+static int on_timer(sd_event_source *source, uint64_t usec, void *userdata) {
+        WheelStore *store = userdata;
+
+        wheel_store_end_stalled(store);
+        return 0;
+}
+
+static void start_waiting(WheelStore *store) {
+        uint64_t due = UINT64_MAX;
+        Fetch *next;
+
+        if (store->starting || store->manager->stopping)
+                return;
+        store->starting = true;
+        while ((next = find_next(store))) {
+                int r = fetch_begin(next);
+
+                if (r < 0)
+                        fetch_end(next, r);
+        }
+        store->starting = false;
+        if (store->n_fetches > store->n_flowing)
+                LIST_FOREACH(Fetch, f, link, &store->fetches)
+                        if (f->flowing)
+                                due = MIN(due, usec_add(f->moved_at, WHEEL_STALL_S * USEC_PER_SEC));
+        manager_timer(store->manager, &store->timer, due, on_timer, store);
+}
+
+static Fetch *find_stalled(const WheelStore *store) {
+        uint64_t now = manager_now(store->manager);
+
+        LIST_FOREACH(Fetch, f, link, &store->fetches)
+                if (f->flowing && usec_add(f->moved_at, WHEEL_STALL_S * USEC_PER_SEC) <= now)
+                        return f;
+        return NULL;
+}
+
+void wheel_store_end_stalled(WheelStore *store) {
+        Fetch *f;
+
+        while (store->n_fetches > store->n_flowing && (f = find_stalled(store))) {
+                stream_cancel(f->stream);
+                fetch_end(f, -ETIMEDOUT);
+                start_waiting(store);
+        }
+        start_waiting(store);
+}
+
+static Fetch *find_waiting_of(const WheelStore *store, const Session *session) {
+        LIST_FOREACH(Fetch, f, link, &store->fetches)
+                if (!f->flowing && f->session == session)
+                        return f;
+        return NULL;
+}
+
+void wheel_store_session_gone(WheelStore *store, Session *session) {
+        Fetch *f;
+
+        while ((f = find_waiting_of(store, session)))
+                fetch_end(f, -EIO);
+}
+
+static int fetch_new(WheelStore *store, Session *session, const char *key, uint64_t size) {
         Fetch *f;
         int r;
 
         LIST_FOREACH(Fetch, other, link, &store->fetches)
                 if (streq(other->key, key) && streq(other->owner, session->user))
                         return 0; /* on its way */
-        if (store->n_fetches >= FETCHES_MAX)
+        if (store->n_fetches >= FETCHES_MAX || count_of(store, session->user, false) >= FETCHES_OWNER_MAX)
                 return -EBUSY;
-        r = make_room(store, session->user, size);
+        r = make_room(store, session->user, size + WHEEL_OVERHEAD);
         if (r < 0)
                 return r;
-        folder_path(store, path);
-        if (mkdir(path, 0755) < 0 && errno != EEXIST)
-                return -errno;
-        (void) chmod(path, 0755);
         f = new0(Fetch);
         if (!f)
                 return -ENOMEM;
-        *f = (Fetch){ .store = store, .fd = -EBADF, .number = ++store->sequence };
+        *f = (Fetch){ .store = store,
+                      .fd = -EBADF,
+                      .number = ++store->sequence,
+                      .session = session,
+                      .expected = size };
         list_append(&store->fetches, &f->link);
         store->n_fetches++;
         f->key = strdup(key);
         f->owner = strdup(session->user);
-        r = f->key && f->owner ? digest_context_new(&f->digest) : -ENOMEM;
-        if (r >= 0) {
-                fetch_path(f, path);
-                f->fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
-                r = f->fd < 0 ? -errno : 0;
-        }
-        digest_of(key, digest);
-        if (r >= 0)
-                r = stream_fetch_wheel(&store->manager->streams, session, digest, size, &sink, f,
-                                       &f->stream);
-        if (r < 0)
-                fetch_free(f);
-        return r;
+        if (f->key && f->owner)
+                return 0;
+        fetch_free(f);
+        return -ENOMEM;
 }
 
 int wheel_store_fetch(Environment *e, Session *session, const EnvironmentRequest *request) {
@@ -414,14 +556,15 @@ int wheel_store_fetch(Environment *e, Session *session, const EnvironmentRequest
                 if (!missing && e->state != ENVIRONMENT_FETCHING)
                         environment_set_state(e, ENVIRONMENT_FETCHING);
                 missing = true;
-                r = fetch_start(store, session, *s, request->wheel_sizes[i]);
+                r = fetch_new(store, session, *s, request->wheel_sizes ? request->wheel_sizes[i] : 0);
                 if (r == -ENOMEM)
                         return r;
                 if (r < 0) {
                         wheel_failed(store, session->user, *s, failure_text(r));
-                        return 0;
+                        break;
                 }
         }
+        start_waiting(store);
         return 0;
 }
 

@@ -204,13 +204,14 @@ class CancelledError(ClupyError, concurrent.futures.CancelledError):
 
 
 class EnvironmentFailedError(ClupyError):
-    """The packages that a call needs could not be installed. log: the installer's words."""
+    """The packages that a call needs could not be installed. log: the installer's words, their end when they are long
+    (`clupyctl env show` has all of them)."""
 
     def __init__(self, log: str, *, name: str = "the call", node: Optional[str] = None,
                  unit: Optional[str] = None, task: Optional[str] = None) -> None:
         where = _located(self, node, unit, task)
         self.log = log
-        super().__init__(f"the environment of {name} could not be built{where}: {_gist(log)}; the whole log is in .log")
+        super().__init__(f"the environment of {name} could not be built{where}: {_gist(log)}; more of the log is in .log")
 
 
 def _gist(log: str) -> str:

@@ -249,8 +249,11 @@ def test_default_is_built_ahead_of_need(start: Callable[..., Master]) -> None:
     call(client, {"packages": ["polars"]})
     order, preferred = two.order("resolve")
     assert order["packages"] == ["numpy>=2", "polars"] and preferred == lock_of(numpy="2.1")
+    two.failed(order, "installer", "no")
     call(client, {"packages": ["NumPy<2"]})
-    assert two.order("resolve")[0]["packages"] == ["NumPy<2"]
+    order, _ = two.order("resolve")
+    assert order["packages"] == ["NumPy<2"]
+    two.failed(order, "installer", "no")
     call(client, {"packages": ["polars"], "base": "none"})
     order, preferred = two.order("resolve")
     assert order["packages"] == ["polars"] and preferred == ""
@@ -301,7 +304,9 @@ def test_lock_in_the_manifest(start: Callable[..., Master], tmp_path: Path) -> N
     assert client.query("environment-lock")["lock"] == lock
     # A lock of a call's own is everybody's when no source distributions are built.
     call(client, {"lock": lock_of(x="1")})
-    assert "owner" not in agent.order("build")[0]
+    order, _ = agent.order("build")
+    assert "owner" not in order
+    agent.built(order)
     call(client, {"packages": ["y"]})
     assert agent.order("resolve")[0]["packages"] == ["numpy==2", "y"]
 
@@ -545,6 +550,7 @@ def test_wheels(start: Callable[..., Master], tmp_path: Path) -> None:
     assert order["packages"] == ["y"]  # the wheel is the other one's newer self
     kept = tmp_path / "state/wheels" / mine["digest"] / mine["name"]
     assert kept.read_bytes() == b"a wheel" and kept.stat().st_mode & 0o777 == 0o644
+    agent.failed(order, "installer", "no")
     # It is not asked for twice, but of each who names it.
     call(client, {"wheels": [mine], "base": "none"})
     assert agent.order("resolve")[0]["wheels"]

@@ -29,6 +29,7 @@ static void test_good(void **state) {
                        "only_wheels: true\n"
                        "preload:\n- numpy\n"
                        "system_packages: yes\n"
+                       "resolve_on: [node1, node2]\n"
                        "sync: never\n");
         assert_int_equal(strv_length(config->packages), 2);
         assert_string_equal(config->packages[0], "numpy>=2");
@@ -40,6 +41,8 @@ static void test_good(void **state) {
         assert_true(config->system_packages);
         assert_string_equal(config->preload[0], "numpy");
         assert_true(config->sync == USEC_INFINITY);
+        assert_int_equal(strv_length(config->resolve_on), 2);
+        assert_string_equal(config->resolve_on[1], "node2");
 }
 
 static void test_defaults(void **state) {

@@ -19,6 +19,7 @@ static void test_requirements(void **state) {
                 "x==1.0+local",
                 "x != 1.*, <3",
                 "x===weird",
+                "x; os_name == '\xe2\x80\xa7\xc2\xa0'",
                 "zope.interface >4",
         };
         static const char *const bad[] = {
@@ -38,6 +39,10 @@ static void test_requirements(void **state) {
                 "x; a -r y",
                 "a-",
                 "\xff",
+                "x; a == '\xc2\x85-r y'",
+                "x; a == '\xe2\x80\xa8y'",
+                "x; a == '\xe2\x80\xa9y'",
+                "x\r",
         };
 
         for (size_t i = 0; i < ELEMENTSOF(good); i++)
@@ -56,6 +61,9 @@ static void test_projects(void **state) {
         assert_int_equal(requirement_project("numpy==2", name), 0);
         assert_string_equal(name, "numpy");
         assert_int_equal(requirement_project(">=1", name), -EINVAL);
+        assert_int_equal(wheel_project("My_Own-1.0-py3-none-any.whl", name), 0);
+        assert_string_equal(name, "my-own");
+        assert_int_equal(wheel_project("-1.0-py3-none-any.whl", name), -EINVAL);
 }
 
 static void test_names(void **state) {
@@ -136,11 +144,31 @@ static void test_broken_locks(void **state) {
         expect_refused("x==1,<2 " HASH "\n", 1, "pinned");
 }
 
+/* pip ends lines there, also in comments. */
+static void test_other_ends_of_lines(void **state) {
+        static const char *const ends[] = { "\r",   "\v",       "\f",           "\x1c",        "\x1d",
+                                            "\x1e", "\xc2\x85", "\xe2\x80\xa8", "\xe2\x80\xa9" };
+        const char *expected;
+        size_t line;
+
+        for (size_t i = 0; i < ELEMENTSOF(ends); i++) {
+                _cleanup_(freep) char *text =
+                        strformat("x==1 " HASH "\n# comment%sy @ https://example.org/y.whl\n", ends[i]);
+
+                assert_int_equal(lock_parse(text, strlen(text), NULL, NULL, &line, &expected), -EINVAL);
+                assert_int_equal(line, 2);
+        }
+        assert_int_equal(lock_parse("# \xe2\x80\xa6\r\n\tx==1 " HASH "\r\n",
+                                    strlen("# \xe2\x80\xa6\r\n\tx==1 " HASH "\r\n"), NULL, NULL, &line,
+                                    &expected),
+                         0);
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_requirements), cmocka_unit_test(test_projects),
-                cmocka_unit_test(test_names),        cmocka_unit_test(test_lock),
-                cmocka_unit_test(test_broken_locks),
+                cmocka_unit_test(test_names),        cmocka_unit_test(test_other_ends_of_lines),
+                cmocka_unit_test(test_lock),         cmocka_unit_test(test_broken_locks),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
