@@ -79,13 +79,53 @@ static int environment_start(Environment *e) {
         return 0;
 }
 
-void environments_start_builds(Environments *t) {
-        uint64_t now = now_usec(CLOCK_MONOTONIC);
+void environments_queue(Environment *e) {
+        Environments *t = e->table;
+        uint64_t last = t->turn;
+        const Environment *other;
+
+        HASHMAP_FOREACH(other, t->all)
+                if (other != e && streq(other->owner, e->owner) &&
+                    (other->state == ENVIRONMENT_WAITING || environment_is_being_made(other)))
+                        last = MAX(last, other->turn);
+        e->turn = last + 1;
+        list_append(&t->waiting, &e->waiting);
+}
+
+unsigned environments_waiting_of(const Environments *t, const char *owner) {
+        const Environment *e;
+        unsigned n = 0;
+
+        HASHMAP_FOREACH(e, t->all)
+                n += e->state == ENVIRONMENT_WAITING && streq(e->owner, owner);
+        return n;
+}
+
+static bool owner_has_build(const Environments *t, const char *owner) {
+        const Environment *e;
+
+        HASHMAP_FOREACH(e, t->all)
+                if (environment_is_being_made(e) && streq(e->owner, owner))
+                        return true;
+        return false;
+}
+
+/* Whether it is, though it has waited for less long. Of equal turns, whoever had the last one is behind. */
+static bool is_before(const Environment *e, const Environment *other) {
+        const char *last = e->table->last_owner;
+
+        if (!*e->owner || !*other->owner)
+                return *other->owner;
+        return e->turn < other->turn ||
+               (e->turn == other->turn && streq(other->owner, last) && !streq(e->owner, last));
+}
+
+/* Whose turn it is: everybody's first, then the owners' one after the other, and of none two at a time. */
+static Environment *next_build(Environments *t) {
+        const uint64_t now = now_usec(CLOCK_MONOTONIC);
+        Environment *next = NULL;
 
         LIST_FOREACH(Environment, e, waiting, &t->waiting) {
-                if (t->counts[ENVIRONMENT_RESOLVING] + t->counts[ENVIRONMENT_BUILDING] >=
-                    t->config->environments.builds)
-                        return;
                 /* Its packages come through the master. */
                 if (!t->master_up && environment_order_needs_index(e->order))
                         continue;
@@ -93,6 +133,24 @@ void environments_start_builds(Environments *t) {
                         environments_look_at(t, e->not_before);
                         continue;
                 }
+                if (next && !is_before(e, next))
+                        continue;
+                if (*e->owner && owner_has_build(t, e->owner))
+                        continue;
+                next = e;
+        }
+        return next;
+}
+
+void environments_start_builds(Environments *t) {
+        Environment *e;
+
+        while (t->counts[ENVIRONMENT_RESOLVING] + t->counts[ENVIRONMENT_BUILDING] <
+                       t->config->environments.builds &&
+               (e = next_build(t))) {
+                t->turn = MAX(t->turn, e->turn);
+                if (*e->owner)
+                        memcpy(t->last_owner, e->owner, sizeof(t->last_owner));
                 if (environment_start(e) < 0)
                         return;
         }
@@ -181,6 +239,10 @@ static void build_succeeded(Environment *e, const int *fds, size_t n_fds) {
         bool resolved = e->state == ENVIRONMENT_RESOLVING;
         int r;
 
+        if (resolved && e->unwanted) {
+                environment_set_state(e, ENVIRONMENT_REMOVED);
+                return;
+        }
         r = take_report(e, fds, n_fds);
         if (r < 0 && resolved) {
                 environment_fail(e, "infrastructure", LIBRARIES_UNKNOWN);

@@ -19,8 +19,10 @@ struct Environments {
         Hashmap *all; /* by name */
         unsigned counts[_ENVIRONMENT_STATE_MAX];
         ListLink waiting, news;
-        char **keep, **former_keep; /* the master's default ones, and those before */
-        bool keep_known;            /* it has said */
+        uint64_t turn;                   /* the highest of those that were begun */
+        char last_owner[OWNER_NAME_MAX]; /* whose was begun last, everybody's aside */
+        char **keep, **former_keep;      /* the master's default ones, and those before */
+        bool keep_known;                 /* it has said */
 
         bool launcher_up;
         bool listed;  /* the launcher's list has been read since it is up */
@@ -44,6 +46,9 @@ void environment_ready(Environment *e);
  * could be asked. */
 bool environment_remove(Environment *e);
 
+/* Puts it at the end of what waits, its turn behind what its owner has ordered already. */
+void environments_queue(Environment *e);
+unsigned environments_waiting_of(const Environments *t, const char *owner);
 /* Asks the launcher for the builds whose turn it is. */
 void environments_start_builds(Environments *t);
 void environments_build_started(Environments *t, const LauncherEvent *event, int *fds, size_t n_fds);

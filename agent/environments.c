@@ -10,10 +10,11 @@
 #include "time-util.h"
 
 enum {
-        ORDERS_MAX = 256,  /* of one frame; and that may wait */
-        NAMES_MAX = 4096,  /* of one frame */
-        KEPT_MAX = 1024,   /* environments on the disk */
-        REMOVALS_MAX = 16, /* at once */
+        ORDERS_MAX = 256,      /* of one frame; and that may wait */
+        ORDERS_OWNER_MAX = 64, /* of one owner that may wait */
+        NAMES_MAX = 4096,      /* of one frame */
+        KEPT_MAX = 1024,       /* environments on the disk */
+        REMOVALS_MAX = 16,     /* at once */
 };
 /* The launcher is asked again what there is: who uses what changes without a word. */
 #define LIST_USEC (10 * USEC_PER_MINUTE)
@@ -251,6 +252,8 @@ static int environment_order(Environments *t, EnvironmentOrder *given) {
                         break;
                 environment_order_free(e->order);
                 e->order = TAKE_PTR(o);
+                memcpy(e->owner, e->order->owner, sizeof(e->owner));
+                memcpy(e->python, e->order->python, sizeof(e->python));
                 e->tries = e->refusals = 0;
                 e->not_before = 0;
                 e->unwanted = false;
@@ -265,6 +268,9 @@ static int environment_order(Environments *t, EnvironmentOrder *given) {
                         environment_fail(e, "infrastructure", "this node does not have that Python");
                 else if (t->counts[ENVIRONMENT_WAITING] > ORDERS_MAX)
                         environment_fail(e, "infrastructure", "too many environments wait to be built");
+                else if (*e->owner && environments_waiting_of(t, e->owner) > ORDERS_OWNER_MAX)
+                        environment_fail(e, "infrastructure",
+                                         "too many environments of its owner wait to be built");
                 else
                         environment_set_state(e, ENVIRONMENT_WAITING);
                 return 0;

@@ -228,6 +228,14 @@ static void order(const char *key, const char *name) {
         master_says(text);
 }
 
+static void order_of(const char *owner, const char *key, const char *name) {
+        char text[256];
+
+        snprintf(text, sizeof(text), "{'%s':[{'name':'%s','owner':'%s','python':'3.11','packages':['a']}]}",
+                 key, name, owner);
+        master_says(text);
+}
+
 static void connect_up(void) {
         environments_launcher_up(table);
         list_ends();
@@ -396,6 +404,83 @@ static void test_one_at_a_time(void **state) {
         settle();
         assert_told(TWO, "building");
         assert_told(THREE, "building");
+}
+
+/* The names of what was begun, in that order. */
+static void assert_begun(const char *expected) {
+        char names[512] = "";
+
+        for (size_t n = 1; asked(LAUNCHER_BUILD, n); n++)
+                snprintf(names + strlen(names), sizeof(names) - strlen(names), "%s ",
+                         asked(LAUNCHER_BUILD, n)->build.environment);
+        assert_string_equal(names, expected);
+}
+
+/* Who orders much waits for himself, and nobody for him; everybody's is first. */
+static void test_owners_take_turns(void **state) {
+        static const char *const order_of_ends[] = { "a1", "all", "b1", "a2", "b2", "a3" };
+
+        connect_up();
+        order_of("anna", "build", "a1");
+        order_of("anna", "resolve", "a2");
+        order_of("anna", "build", "a3");
+        order_of("bert", "build", "b1");
+        order_of("bert", "build", "b2");
+        order("build", "all");
+        assert_begun("a1 ");
+        for (size_t i = 0; i < ELEMENTSOF(order_of_ends); i++)
+                build_ended(order_of_ends[i], OUTCOME_EXIT, "words", NULL);
+        assert_begun("a1 all b1 a2 b2 a3 ");
+}
+
+/* Also where there is room for two. */
+static void test_one_build_of_an_owner(void **state) {
+        config.environments.builds = 2;
+        connect_up();
+        order_of("anna", "build", "a1");
+        order_of("anna", "build", "a2");
+        assert_begun("a1 ");
+        order_of("bert", "build", "b1");
+        assert_begun("a1 b1 ");
+        build_ended("b1", OUTCOME_VALUE, "", NULL);
+        assert_begun("a1 b1 ");
+        build_ended("a1", OUTCOME_VALUE, "", NULL);
+        assert_begun("a1 b1 a2 ");
+}
+
+static void test_an_owner_fills_no_queue(void **state) {
+        char name[16];
+
+        connect_up();
+        for (unsigned i = 0; i < 66; i++) {
+                snprintf(name, sizeof(name), "anna-%u", i);
+                order_of("anna", "build", name);
+                forget(); /* what is told */
+        }
+        order_of("anna", "build", "one-more");
+        assert_told("one-more", "failed");
+        assert_text(entry_of("one-more", NULL), "reason", "infrastructure");
+        order_of("bert", "build", "berts");
+        assert_null(entry_of("berts", NULL));
+        build_ended("anna-0", OUTCOME_VALUE, "", NULL);
+        assert_non_null(asked(LAUNCHER_BUILD, 1));
+}
+
+/* What nobody waits for any more makes way for others. */
+static void test_orders_are_withdrawn(void **state) {
+        connect_up();
+        order_of("anna", "resolve", "request-1");
+        order_of("anna", "resolve", "request-2");
+        order_of("bert", "build", "b1");
+        master_says("{'remove':['request-1','request-2']}");
+        assert_string_equal(asked(LAUNCHER_BUILD_STOP, 1)->environment.environment, "request-1");
+        assert_null(asked(LAUNCHER_BUILD_STOP, 2));
+        assert_told("request-2", "removed");
+        /* It had just come to its end. */
+        build_ended("request-1", OUTCOME_VALUE, "", "{\"lock\":\"\"}");
+        assert_told("request-1", "removed");
+        assert_begun("request-1 b1 ");
+        assert_int_equal(hashmap_size(environments_all(table)), 1);
 }
 
 static void test_resolve(void **state) {
@@ -701,6 +786,10 @@ int main(void) {
                 TEST(test_complete_when_both_have_spoken),
                 TEST(test_build),
                 TEST(test_one_at_a_time),
+                TEST(test_owners_take_turns),
+                TEST(test_one_build_of_an_owner),
+                TEST(test_an_owner_fills_no_queue),
+                TEST(test_orders_are_withdrawn),
                 TEST(test_resolve),
                 TEST(test_failures),
                 TEST(test_tried_again),
