@@ -56,6 +56,15 @@ static int environment_start(Environment *e) {
         char why[WHY_SIZE];
         int r;
 
+        if (!environments_have_room(e->table, e->order)) {
+                snprintf(why, sizeof(why),
+                         "what is in use leaves no room for it (environments.size is %s, of which a build "
+                         "may need %s)",
+                         FORMAT_BYTES(e->table->config->environments.size),
+                         FORMAT_BYTES(e->table->config->environments.disk));
+                environment_fail(e, "infrastructure", why);
+                return 0;
+        }
         fd = environment_order_to_memfd(e->order);
         if (fd == -EMSGSIZE) {
                 environment_fail(e, "infrastructure",

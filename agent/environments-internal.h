@@ -40,6 +40,15 @@ void environments_list_at(Environments *t, uint64_t usec);
 void environments_look_at(Environments *t, uint64_t usec);
 int environments_ask(Environments *t, LauncherRequest *request, const int *fds, size_t n_fds);
 
+/* Another list while there is more than there may be. */
+#define LIST_CROWDED_USEC (10 * USEC_PER_SEC)
+
+/* Removes what may go until the rest is within its bounds. */
+void environments_trim(Environments *t);
+/* Whether what is needed leaves room for what a build may write. The master's default ones are built in any
+ * case. */
+bool environments_have_room(const Environments *t, const EnvironmentOrder *order);
+
 /* READY, built just now. */
 void environment_ready(Environment *e);
 /* Asks the launcher to remove one that is READY: REMOVING. Returns whether it

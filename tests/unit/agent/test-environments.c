@@ -164,11 +164,17 @@ static LauncherEvent environment_event(LauncherOp op, const char *name, uint64_t
         return e;
 }
 
-static void there_is(const char *name, uint64_t bytes, uint64_t used_at, unsigned in_use) {
+static void there_is_of(const char *owner, const char *name, uint64_t bytes, uint64_t used_at,
+                        unsigned in_use) {
         LauncherEvent e = environment_event(LAUNCHER_ENVIRONMENT, name, bytes, used_at);
 
+        strcpy(e.environment.owner, owner);
         e.environment.in_use = in_use;
         launcher_says(&e, NULL, NULL);
+}
+
+static void there_is(const char *name, uint64_t bytes, uint64_t used_at, unsigned in_use) {
+        there_is_of("", name, bytes, used_at, in_use);
 }
 
 static void list_ends(void) {
@@ -693,6 +699,46 @@ static void test_room(void **state) {
         assert_int_equal(environments_bytes(table), 1200);
 }
 
+/* Who has the most makes room, not those who have little. */
+static void test_room_of_the_largest_owner(void **state) {
+        environments_launcher_up(table);
+        environments_master_up(table);
+        settle();
+        forget();
+        there_is_of("bert", "small", 200, 1000, 0);
+        there_is("old-default", 100, 1500, 0);
+        there_is_of("anna", "large-1", 400, 9000, 0);
+        there_is_of("anna", "large-2", 400, 8000, 0);
+        list_ends();
+        master_says("{'keep':[]}");
+        assert_string_equal(asked(LAUNCHER_ENVIRONMENT_REMOVE, 1)->environment.environment, "large-2");
+        assert_null(asked(LAUNCHER_ENVIRONMENT_REMOVE, 2));
+}
+
+/* What may not go, and what a build may write, are within the bounds together. */
+static void test_no_room_for_a_build(void **state) {
+        connect_up();
+        there_is("kept", 300, 1000, 0);
+        there_is_of("anna", "used", 300, 2000, 0);
+        wanted = "used";
+        master_says("{'keep':['kept','" TWO "']}");
+        order_of("bert", "build", ONE);
+        assert_told(ONE, "failed");
+        assert_text(entry_of(ONE, NULL), "reason", "infrastructure");
+        assert_has(entry_of(ONE, NULL), "message", "environments.size");
+        assert_null(asked(LAUNCHER_BUILD, 1));
+        /* The default ones in any case, and what stays nowhere. */
+        order("build", TWO);
+        assert_non_null(asked(LAUNCHER_BUILD, 1));
+        build_ended(TWO, OUTCOME_EXIT, "", NULL);
+        order_of("bert", "resolve", "request-1");
+        assert_non_null(asked(LAUNCHER_BUILD, 2));
+        build_ended("request-1", OUTCOME_EXIT, "", NULL);
+        wanted = NULL;
+        order_of("bert", "build", ONE);
+        assert_non_null(asked(LAUNCHER_BUILD, 3));
+}
+
 static void test_removed_by_order(void **state) {
         uint64_t n;
 
@@ -798,6 +844,8 @@ int main(void) {
                 TEST(test_launcher_refuses),
                 TEST(test_use),
                 TEST(test_room),
+                TEST(test_room_of_the_largest_owner),
+                TEST(test_no_room_for_a_build),
                 TEST(test_removed_by_order),
                 TEST(test_removed_by_hand),
                 TEST(test_default_is_followed),
