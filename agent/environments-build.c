@@ -189,8 +189,8 @@ void environments_build_started(Environments *t, const LauncherEvent *event, int
         if (n_fds == 0)
                 return;
         r = index_port_new(t->event, fds[0], t->config->name, e->name,
-                           MAX(INDEX_LINKS_MAX / t->config->environments.builds, 1U), t->handlers->dial,
-                           t->userdata, &e->index);
+                           MAX(INDEX_LINKS_MAX / t->config->environments.builds, 1U), &t->index_rate,
+                           t->handlers->dial, t->userdata, &e->index);
         if (r >= 0) {
                 fds[0] = -EBADF;
                 return;

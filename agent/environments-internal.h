@@ -19,6 +19,7 @@ struct Environments {
         Hashmap *all; /* by name */
         unsigned counts[_ENVIRONMENT_STATE_MAX];
         ListLink waiting, news;
+        IndexRate index_rate;
         uint64_t turn;                   /* the highest of those that were begun */
         char last_owner[OWNER_NAME_MAX]; /* whose was begun last, everybody's aside */
         char **keep, **former_keep;      /* the master's default ones, and those before */
