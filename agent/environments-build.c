@@ -274,6 +274,11 @@ static void build_succeeded(Environment *e, const int *fds, size_t n_fds) {
                 (void) environment_remove(e);
 }
 
+/* Not what the build may write has come to its end, but what there is. */
+static bool disk_is_full(const LauncherEvent *event) {
+        return event->build_ended.outcome == OUTCOME_DISK && event->build_ended.limit == 0;
+}
+
 /* KIND of docs/protocol.md, and a sentence. */
 static const char *failure_words(const Environment *e, const LauncherEvent *event, const char *detail,
                                  const char *index_failure, char why[static WHY_SIZE]) {
@@ -301,7 +306,7 @@ static const char *failure_words(const Environment *e, const LauncherEvent *even
                 snprintf(why, WHY_SIZE, "%s",
                          *detail ? detail
                                  : "it wrote more than environments.disk or environments.files allow");
-                return "disk";
+                return disk_is_full(event) ? "infrastructure" : "disk";
         case OUTCOME_SIGNAL:
                 snprintf(why, WHY_SIZE, "the installer was ended by %s", *detail ? detail : "a signal");
                 return "signal";
@@ -321,7 +326,8 @@ static void build_failed(Environment *e, const LauncherEvent *event, const int *
         if (e->index && index_port_failure(e->index))
                 failure = strdup(index_port_failure(e->index));
         reason = failure_words(e, event, strempty(detail), failure, why);
-        if (streq(reason, "infrastructure") && e->tries < TRIES_MAX) {
+        /* A full disk is not empty a second later: another node is, maybe. */
+        if (streq(reason, "infrastructure") && e->tries < TRIES_MAX && !disk_is_full(event)) {
                 environment_try_again(e, TRY_AGAIN_USEC, why);
                 return;
         }

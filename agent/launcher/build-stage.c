@@ -36,8 +36,6 @@ enum {
         BUILDS_SEEN_MAX = 64,
         SAID_MAX = BUILD_LOG_MAX,
 };
-#define TOO_DEEP "Its folders are too deep within each other."
-
 typedef struct Stage {
         BuildRequest request;
         int fds[_BUILD_FD_MAX];
@@ -259,6 +257,11 @@ static void decide_refused(const char *detail) {
         decide(OUTCOME_EXIT, EXIT_FAILURE, detail);
 }
 
+static void refuse_deep(void) {
+        say("error: folders that are too deep within each other", NULL);
+        decide_refused("Its folders are too deep within each other.");
+}
+
 static void decide_own_limit(const char *detail) {
         stage.reply.limit = stage.request.disk_max;
         decide(OUTCOME_DISK, 0, detail);
@@ -325,7 +328,7 @@ static bool look(void) {
         if (r == -EDQUOT)
                 decide_too_large(&figures);
         else if (r == -ELOOP)
-                decide_refused(TOO_DEEP);
+                refuse_deep();
         else
                 return true;
         return false;
@@ -461,8 +464,7 @@ static void finish(void) {
                 return;
         }
         if (r == -ELOOP) {
-                say("error: folders that are too deep within each other", NULL);
-                decide_refused(TOO_DEEP);
+                refuse_deep();
                 return;
         }
         stage.reply.bytes = figures.bytes;

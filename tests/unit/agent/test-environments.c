@@ -30,6 +30,7 @@ static struct {
 } told[TOLD_MAX];
 static size_t n_told;
 static const char *wanted;
+static bool disk_is_full; /* of the node */
 static char followed[512];
 
 static int on_ask(LauncherRequest *request, const int *fds, size_t n_fds, void *userdata) {
@@ -109,6 +110,7 @@ static int setup(void **state) {
         test_directory_remove(directory);
         config.environments.size = 1000;
         wanted = NULL;
+        disk_is_full = false;
         assert_ok(environments_new(event, &config, pythons, &handlers, NULL, &table));
         return 0;
 }
@@ -193,6 +195,7 @@ static void build_ended(const char *name, OutcomeKind outcome, const char *log, 
         strcpy(e.build_ended.environment, name);
         e.build_ended.outcome = outcome;
         e.build_ended.status = 1;
+        e.build_ended.limit = disk_is_full ? 0 : 1000;
         e.build_ended.bytes = 400;
         e.build_ended.files = 7;
         e.build_ended.run_usec = 2500000;
@@ -554,6 +557,15 @@ static void test_failures(void **state) {
                 assert_int_equal(hashmap_size(environments_all(table)), 0);
         }
         assert_int_equal(environments_statistics(table)->failures, ELEMENTSOF(cases));
+
+        /* Not its own fault: others may have room. */
+        forget();
+        disk_is_full = true;
+        order("build", ONE);
+        build_ended(ONE, OUTCOME_DISK, "words", NULL);
+        assert_told(ONE, "failed");
+        assert_text(entry_of(ONE, NULL), "reason", "infrastructure");
+        assert_null(asked(LAUNCHER_BUILD, 2));
 
         /* A builder that is not to be believed. */
         forget();
