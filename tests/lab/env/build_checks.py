@@ -314,6 +314,30 @@ def a_hostile_build_gets_nothing() -> None:
 
 
 @check
+def the_nodes_passwords_for_indexes_are_not_shown() -> None:
+    client, name = connected(), name_of("passwords")
+    path, elsewhere = Path("/etc/pip.conf"), Path("/etc/pip-elsewhere.conf")
+    kept = path.read_bytes() if path.exists() else None
+    code = "import sys\nsys.exit(b'secret' in b''.join(open(p, 'rb').read() for p in PATHS if os.path.exists(p)))"
+    try:
+        path.unlink(missing_ok=True)
+        for linked in (False, True):
+            (elsewhere if linked else path).write_text("[global]\nindex-url = https://me:secret@index.example.org/simple\n")
+            if linked:
+                path.unlink()
+                path.symlink_to(elsewhere)
+            assert "secret" in path.read_text()
+            event = build(client, name, code.replace("PATHS", repr([str(path), str(elsewhere)])))
+            assert event.outcome == Outcome.VALUE, event
+            remove(client, name)
+    finally:
+        path.unlink(missing_ok=True)
+        elsewhere.unlink(missing_ok=True)
+        if kept is not None:
+            path.write_bytes(kept)
+
+
+@check
 def it_runs_as_a_user_of_its_own_without_any_right() -> None:
     client, name = connected(), name_of("user")
     order(client, name, "import time\nprint(open('/proc/self/status').read(), flush=True)\nopen('/tmp/said', 'w')\ntime.sleep(600)")
