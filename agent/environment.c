@@ -91,7 +91,7 @@ void environment_set_state(Environment *e, EnvironmentState state) {
         switch (state) {
         case ENVIRONMENT_WAITING:
                 if (!list_is_linked(&e->waiting))
-                        list_append(&e->table->waiting, &e->waiting);
+                        environments_queue(e);
                 break;
         case ENVIRONMENT_RESOLVED:
         case ENVIRONMENT_READY:

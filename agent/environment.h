@@ -38,6 +38,7 @@ typedef struct Environment {
 
         /* What is to be made, from the order until it has been made or has failed. */
         EnvironmentOrder *order;
+        uint64_t turn;       /* WAITING: smaller ones are first; an owner's orders have one each */
         unsigned refusals;   /* by a launcher that was busy */
         unsigned tries;      /* that ended without a result */
         uint64_t not_before; /* CLOCK_MONOTONIC µs: of the next one */

@@ -56,6 +56,15 @@ static int environment_start(Environment *e) {
         char why[WHY_SIZE];
         int r;
 
+        if (!environments_have_room(e->table, e->order)) {
+                snprintf(why, sizeof(why),
+                         "what is in use leaves no room for it (environments.size is %s, of which a build "
+                         "may need %s)",
+                         FORMAT_BYTES(e->table->config->environments.size),
+                         FORMAT_BYTES(e->table->config->environments.disk));
+                environment_fail(e, "infrastructure", why);
+                return 0;
+        }
         fd = environment_order_to_memfd(e->order);
         if (fd == -EMSGSIZE) {
                 environment_fail(e, "infrastructure",
@@ -79,13 +88,53 @@ static int environment_start(Environment *e) {
         return 0;
 }
 
-void environments_start_builds(Environments *t) {
-        uint64_t now = now_usec(CLOCK_MONOTONIC);
+void environments_queue(Environment *e) {
+        Environments *t = e->table;
+        uint64_t last = t->turn;
+        const Environment *other;
+
+        HASHMAP_FOREACH(other, t->all)
+                if (other != e && streq(other->owner, e->owner) &&
+                    (other->state == ENVIRONMENT_WAITING || environment_is_being_made(other)))
+                        last = MAX(last, other->turn);
+        e->turn = last + 1;
+        list_append(&t->waiting, &e->waiting);
+}
+
+unsigned environments_waiting_of(const Environments *t, const char *owner) {
+        const Environment *e;
+        unsigned n = 0;
+
+        HASHMAP_FOREACH(e, t->all)
+                n += e->state == ENVIRONMENT_WAITING && streq(e->owner, owner);
+        return n;
+}
+
+static bool owner_has_build(const Environments *t, const char *owner) {
+        const Environment *e;
+
+        HASHMAP_FOREACH(e, t->all)
+                if (environment_is_being_made(e) && streq(e->owner, owner))
+                        return true;
+        return false;
+}
+
+/* Whether it is, though it has waited for less long. Of equal turns, whoever had the last one is behind. */
+static bool is_before(const Environment *e, const Environment *other) {
+        const char *last = e->table->last_owner;
+
+        if (!*e->owner || !*other->owner)
+                return *other->owner;
+        return e->turn < other->turn ||
+               (e->turn == other->turn && streq(other->owner, last) && !streq(e->owner, last));
+}
+
+/* Whose turn it is: everybody's first, then the owners' one after the other, and of none two at a time. */
+static Environment *next_build(Environments *t) {
+        const uint64_t now = now_usec(CLOCK_MONOTONIC);
+        Environment *next = NULL;
 
         LIST_FOREACH(Environment, e, waiting, &t->waiting) {
-                if (t->counts[ENVIRONMENT_RESOLVING] + t->counts[ENVIRONMENT_BUILDING] >=
-                    t->config->environments.builds)
-                        return;
                 /* Its packages come through the master. */
                 if (!t->master_up && environment_order_needs_index(e->order))
                         continue;
@@ -93,6 +142,24 @@ void environments_start_builds(Environments *t) {
                         environments_look_at(t, e->not_before);
                         continue;
                 }
+                if (next && !is_before(e, next))
+                        continue;
+                if (*e->owner && owner_has_build(t, e->owner))
+                        continue;
+                next = e;
+        }
+        return next;
+}
+
+void environments_start_builds(Environments *t) {
+        Environment *e;
+
+        while (t->counts[ENVIRONMENT_RESOLVING] + t->counts[ENVIRONMENT_BUILDING] <
+                       t->config->environments.builds &&
+               (e = next_build(t))) {
+                t->turn = MAX(t->turn, e->turn);
+                if (*e->owner)
+                        memcpy(t->last_owner, e->owner, sizeof(t->last_owner));
                 if (environment_start(e) < 0)
                         return;
         }
@@ -122,8 +189,8 @@ void environments_build_started(Environments *t, const LauncherEvent *event, int
         if (n_fds == 0)
                 return;
         r = index_port_new(t->event, fds[0], t->config->name, e->name,
-                           MAX(INDEX_LINKS_MAX / t->config->environments.builds, 1U), t->handlers->dial,
-                           t->userdata, &e->index);
+                           MAX(INDEX_LINKS_MAX / t->config->environments.builds, 1U), &t->index_rate,
+                           t->handlers->dial, t->userdata, &e->index);
         if (r >= 0) {
                 fds[0] = -EBADF;
                 return;
@@ -181,6 +248,10 @@ static void build_succeeded(Environment *e, const int *fds, size_t n_fds) {
         bool resolved = e->state == ENVIRONMENT_RESOLVING;
         int r;
 
+        if (resolved && e->unwanted) {
+                environment_set_state(e, ENVIRONMENT_REMOVED);
+                return;
+        }
         r = take_report(e, fds, n_fds);
         if (r < 0 && resolved) {
                 environment_fail(e, "infrastructure", LIBRARIES_UNKNOWN);
@@ -201,6 +272,11 @@ static void build_succeeded(Environment *e, const int *fds, size_t n_fds) {
         environment_ready(e);
         if (e->unwanted)
                 (void) environment_remove(e);
+}
+
+/* Not what the build may write has come to its end, but what there is. */
+static bool disk_is_full(const LauncherEvent *event) {
+        return event->build_ended.outcome == OUTCOME_DISK && event->build_ended.limit == 0;
 }
 
 /* KIND of docs/protocol.md, and a sentence. */
@@ -230,7 +306,7 @@ static const char *failure_words(const Environment *e, const LauncherEvent *even
                 snprintf(why, WHY_SIZE, "%s",
                          *detail ? detail
                                  : "it wrote more than environments.disk or environments.files allow");
-                return "disk";
+                return disk_is_full(event) ? "infrastructure" : "disk";
         case OUTCOME_SIGNAL:
                 snprintf(why, WHY_SIZE, "the installer was ended by %s", *detail ? detail : "a signal");
                 return "signal";
@@ -250,7 +326,8 @@ static void build_failed(Environment *e, const LauncherEvent *event, const int *
         if (e->index && index_port_failure(e->index))
                 failure = strdup(index_port_failure(e->index));
         reason = failure_words(e, event, strempty(detail), failure, why);
-        if (streq(reason, "infrastructure") && e->tries < TRIES_MAX) {
+        /* A full disk is not empty a second later: another node is, maybe. */
+        if (streq(reason, "infrastructure") && e->tries < TRIES_MAX && !disk_is_full(event)) {
                 environment_try_again(e, TRY_AGAIN_USEC, why);
                 return;
         }

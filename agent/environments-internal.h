@@ -19,8 +19,11 @@ struct Environments {
         Hashmap *all; /* by name */
         unsigned counts[_ENVIRONMENT_STATE_MAX];
         ListLink waiting, news;
-        char **keep, **former_keep; /* the master's default ones, and those before */
-        bool keep_known;            /* it has said */
+        IndexRate index_rate;
+        uint64_t turn;                   /* the highest of those that were begun */
+        char last_owner[OWNER_NAME_MAX]; /* whose was begun last, everybody's aside */
+        char **keep, **former_keep;      /* the master's default ones, and those before */
+        bool keep_known;                 /* it has said */
 
         bool launcher_up;
         bool listed;  /* the launcher's list has been read since it is up */
@@ -38,12 +41,24 @@ void environments_list_at(Environments *t, uint64_t usec);
 void environments_look_at(Environments *t, uint64_t usec);
 int environments_ask(Environments *t, LauncherRequest *request, const int *fds, size_t n_fds);
 
+/* Another list while there is more than there may be. */
+#define LIST_CROWDED_USEC (10 * USEC_PER_SEC)
+
+/* Removes what may go until the rest is within its bounds. */
+void environments_trim(Environments *t);
+/* Whether what is needed leaves room for what a build may write. The master's default ones are built in any
+ * case. */
+bool environments_have_room(const Environments *t, const EnvironmentOrder *order);
+
 /* READY, built just now. */
 void environment_ready(Environment *e);
 /* Asks the launcher to remove one that is READY: REMOVING. Returns whether it
  * could be asked. */
 bool environment_remove(Environment *e);
 
+/* Puts it at the end of what waits, its turn behind what its owner has ordered already. */
+void environments_queue(Environment *e);
+unsigned environments_waiting_of(const Environments *t, const char *owner);
 /* Asks the launcher for the builds whose turn it is. */
 void environments_start_builds(Environments *t);
 void environments_build_started(Environments *t, const LauncherEvent *event, int *fds, size_t n_fds);

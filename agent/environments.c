@@ -10,16 +10,12 @@
 #include "time-util.h"
 
 enum {
-        ORDERS_MAX = 256,  /* of one frame; and that may wait */
-        NAMES_MAX = 4096,  /* of one frame */
-        KEPT_MAX = 1024,   /* environments on the disk */
-        REMOVALS_MAX = 16, /* at once */
+        ORDERS_MAX = 256,      /* of one frame; and that may wait */
+        ORDERS_OWNER_MAX = 64, /* of one owner that may wait */
+        NAMES_MAX = 4096,      /* of one frame */
 };
 /* The launcher is asked again what there is: who uses what changes without a word. */
 #define LIST_USEC (10 * USEC_PER_MINUTE)
-#define LIST_CROWDED_USEC (10 * USEC_PER_SEC)
-/* One that was built, or that a task was sent for, just now: its zygote is about to come. */
-#define GRACE_USEC (10 * USEC_PER_SEC)
 #define TIMER_SLACK_USEC (10 * USEC_PER_MSEC)
 
 void environments_changed(Environments *t) {
@@ -66,27 +62,6 @@ static const char *builtin_python(const Environments *t, const char *name) {
         return python && python_series_is_valid(python) ? python : NULL;
 }
 
-/* Room. */
-
-uint64_t environments_bytes(const Environments *t) {
-        uint64_t sum = 0;
-        Environment *e;
-
-        HASHMAP_FOREACH(e, t->all)
-                if (e->state == ENVIRONMENT_READY)
-                        sum += e->bytes;
-        return sum;
-}
-
-static bool environment_may_go(const Environment *e) {
-        const Environments *t = e->table;
-        uint64_t now = now_usec(CLOCK_MONOTONIC);
-        bool fresh = e->touched > 0 && usec_sub(now, e->touched) < GRACE_USEC;
-
-        return e->state == ENVIRONMENT_READY && !fresh && e->busy_until <= now &&
-               !strv_contains(t->keep, e->name) && !t->handlers->is_wanted(e->name, t->userdata);
-}
-
 bool environment_remove(Environment *e) {
         LauncherRequest request = { .op = LAUNCHER_ENVIRONMENT_REMOVE };
 
@@ -95,33 +70,6 @@ bool environment_remove(Environment *e) {
                 return false;
         environment_set_state(e, ENVIRONMENT_REMOVING);
         return true;
-}
-
-/* Removes what was used longest ago until the rest is within its bounds. */
-static void environments_trim(Environments *t) {
-        uint64_t bytes = environments_bytes(t);
-
-        while ((bytes > t->config->environments.size || t->counts[ENVIRONMENT_READY] > KEPT_MAX) &&
-               t->counts[ENVIRONMENT_REMOVING] < REMOVALS_MAX) {
-                Environment *e, *oldest = NULL;
-
-                HASHMAP_FOREACH(e, t->all)
-                        if (environment_may_go(e) &&
-                            (!oldest || environment_last_use(e) < environment_last_use(oldest)))
-                                oldest = e;
-                if (!oldest) {
-                        /* Sooner or later one of them is not in use any more. */
-                        if (t->listed && !t->listing)
-                                environments_list_at(t, now_usec(CLOCK_MONOTONIC) + LIST_CROWDED_USEC);
-                        return;
-                }
-                bytes -= oldest->bytes;
-                log_info("Environment %s is removed to make room: %s are more than environments.size, %s",
-                         oldest->name, FORMAT_BYTES(bytes + oldest->bytes),
-                         FORMAT_BYTES(t->config->environments.size));
-                if (!environment_remove(oldest))
-                        return;
-        }
 }
 
 static int on_work(sd_event_source *source, void *userdata) {
@@ -251,6 +199,8 @@ static int environment_order(Environments *t, EnvironmentOrder *given) {
                         break;
                 environment_order_free(e->order);
                 e->order = TAKE_PTR(o);
+                memcpy(e->owner, e->order->owner, sizeof(e->owner));
+                memcpy(e->python, e->order->python, sizeof(e->python));
                 e->tries = e->refusals = 0;
                 e->not_before = 0;
                 e->unwanted = false;
@@ -265,6 +215,9 @@ static int environment_order(Environments *t, EnvironmentOrder *given) {
                         environment_fail(e, "infrastructure", "this node does not have that Python");
                 else if (t->counts[ENVIRONMENT_WAITING] > ORDERS_MAX)
                         environment_fail(e, "infrastructure", "too many environments wait to be built");
+                else if (*e->owner && environments_waiting_of(t, e->owner) > ORDERS_OWNER_MAX)
+                        environment_fail(e, "infrastructure",
+                                         "too many environments of its owner wait to be built");
                 else
                         environment_set_state(e, ENVIRONMENT_WAITING);
                 return 0;

@@ -29,11 +29,13 @@ struct IndexPort {
         sd_event_source *io, *again;
         int fd;
         char *node, *build;
+        IndexRate *rate;
         unsigned links_max, n_links;
         ListLink links;
         IndexDial dial;
         void *userdata;
         char *failure;
+        bool paused;
 };
 
 /* One connection of the build, and its counterpart to the master. */
@@ -50,7 +52,29 @@ typedef struct IndexLink {
         SendQueue queue;   /* for the build */
 } IndexLink;
 
+/* Takes one connection out of the bucket, unless it is empty. Returns 0, or how many µs it takes until there
+ * is one. */
+static uint64_t index_rate_take(IndexRate *rate) {
+        const uint64_t one = USEC_PER_SEC / INDEX_RATE, now = now_usec(CLOCK_MONOTONIC);
+        const uint64_t until = MAX(rate->used_until, now) + one;
+
+        if (until > now + INDEX_BURST_MAX * one)
+                return until - (now + INDEX_BURST_MAX * one);
+        rate->used_until = until;
+        return 0;
+}
+
+/* Takes no connections for a while: they wait in the socket's queue. */
+static void index_port_pause(IndexPort *p, uint64_t usec) {
+        (void) sd_event_source_set_enabled(p->io, SD_EVENT_OFF);
+        (void) sd_event_source_set_time_relative(p->again, usec);
+        (void) sd_event_source_set_enabled(p->again, SD_EVENT_ONESHOT);
+        p->paused = true;
+}
+
 static void index_port_update(IndexPort *p) {
+        if (p->paused)
+                return;
         (void) sd_event_source_set_enabled(p->io, p->n_links < p->links_max ? SD_EVENT_ON : SD_EVENT_OFF);
 }
 
@@ -267,6 +291,7 @@ static int on_frame(Connection *c, const Frame *frame, void *userdata) {
                 if (!l->welcome)
                         return -EBADMSG;
                 l->master_ended = true;
+                l->port->failure = mfree(l->port->failure); /* it gets through (again) */
                 connection_finish(c, 0, "the index has ended the request");
                 index_link_written(l);
                 return 0;
@@ -325,17 +350,21 @@ static int index_link_new(IndexPort *p, int fd) {
 
 static int on_accept(sd_event_source *source, int fd, uint32_t events, void *userdata) {
         IndexPort *p = userdata;
+        uint64_t wait;
         int accepted, r;
 
+        wait = index_rate_take(p->rate);
+        if (wait > 0) {
+                index_port_pause(p, wait);
+                return 0;
+        }
         accepted = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (accepted < 0) {
                 if (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED)
                         return 0;
                 /* Out of descriptors or memory: it is still there after a pause. */
                 index_port_failed(p, strerror(errno));
-                (void) sd_event_source_set_enabled(p->io, SD_EVENT_OFF);
-                (void) sd_event_source_set_time_relative(p->again, ACCEPT_PAUSE_USEC);
-                (void) sd_event_source_set_enabled(p->again, SD_EVENT_ONESHOT);
+                index_port_pause(p, ACCEPT_PAUSE_USEC);
                 return 0;
         }
         r = index_link_new(p, accepted);
@@ -348,12 +377,15 @@ static int on_accept(sd_event_source *source, int fd, uint32_t events, void *use
 }
 
 static int on_again(sd_event_source *source, uint64_t usec, void *userdata) {
-        index_port_update(userdata);
+        IndexPort *p = userdata;
+
+        p->paused = false;
+        index_port_update(p);
         return 0;
 }
 
 int index_port_new(sd_event *event, int listening_fd, const char *node, const char *build,
-                   unsigned links_max, IndexDial dial, void *userdata, IndexPort **ret) {
+                   unsigned links_max, IndexRate *rate, IndexDial dial, void *userdata, IndexPort **ret) {
         _cleanup_(index_port_freep) IndexPort *p = NULL;
         int r;
 
@@ -363,6 +395,7 @@ int index_port_new(sd_event *event, int listening_fd, const char *node, const ch
         p->event = sd_event_ref(event);
         p->fd = -EBADF;
         p->links_max = links_max;
+        p->rate = rate;
         p->dial = dial;
         p->userdata = userdata;
         list_init(&p->links);

@@ -2,7 +2,9 @@
 #include "dependency-config.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stddef.h>
+#include <string.h>
 
 #include "config.h"
 #include "fd-util.h"
@@ -89,10 +91,51 @@ static int parse_index_files(const ConfigItem *item, const char *name, const cha
         return list_add(item, url ?: value, url != NULL, field);
 }
 
+/* What lies there is offered to whoever builds: not what belongs to the system, nor where anybody may put
+ * something. `below`: and what is in it. */
+static bool folder_may_be_offered(const char *path) {
+        static const struct {
+                const char *path;
+                bool below;
+        } refused[] = {
+                { "/bin", true },   { "/boot", true },     { "/dev", true },     { "/etc", true },
+                { "/home", false }, { "/lib", true },      { "/lib32", true },   { "/lib64", true },
+                { "/proc", true },  { "/root", true },     { "/run", false },    { "/sbin", true },
+                { "/sys", true },   { "/tmp", false },     { "/usr", false },    { "/usr/lib", false },
+                { "/var", false },  { "/var/lib", false }, { "/var/log", true }, { "/var/tmp", false },
+        };
+        char plain[PATH_MAX];
+        size_t n = 0;
+
+        /* "//etc/." is "/etc" */
+        for (const char *p = path; *p && n + 1 < sizeof(plain);) {
+                size_t size = strcspn(p, "/");
+
+                if (size > 0 && !(size == 1 && *p == '.')) {
+                        if (n + 1 + size >= sizeof(plain))
+                                return false;
+                        plain[n++] = '/';
+                        memcpy(plain + n, p, size);
+                        n += size;
+                }
+                p += size;
+                p += strspn(p, "/");
+        }
+        plain[n] = '\0';
+        for (size_t i = 0; i < ELEMENTSOF(refused); i++) {
+                const char *rest = startswith(plain, refused[i].path);
+
+                if (rest && (*rest == '\0' || (*rest == '/' && refused[i].below)))
+                        return false;
+        }
+        return n > 0;
+}
+
 static int parse_folders(const ConfigItem *item, const char *name, const char *value, void *field) {
         _cleanup_(freep) char *path = NULL;
 
-        if (value && (!text_is_plain(value) || config_parse_path(item, NULL, value, &path) < 0))
+        if (value && (!text_is_plain(value) || config_parse_path(item, NULL, value, &path) < 0 ||
+                      !folder_may_be_offered(value)))
                 return -EINVAL;
         return list_add(item, value, true, field);
 }
@@ -117,7 +160,9 @@ static const ConfigItem items[] = {
         { "index_files", CONFIG_LIST, parse_index_files, FIELD(index_files),
           "a list of addresses such as https://files.example.org", .max = DEPENDENCY_FOLDERS_MAX },
         { "wheels", CONFIG_LIST, parse_folders, FIELD(wheels),
-          "a list of folders, absolute paths without blanks and quotes", .max = DEPENDENCY_FOLDERS_MAX },
+          "a list of folders, absolute paths without blanks and quotes, none of the system's own such as / "
+          "or /etc",
+          .max = DEPENDENCY_FOLDERS_MAX },
         { "lock", CONFIG_SCALAR, parse_lock, FIELD(lock), "the name of a file of hash-locked requirements",
           .min = 1, .max = 4000 },
         { "only_wheels", CONFIG_SCALAR, config_parse_bool, FIELD(only_wheels), "true or false" },

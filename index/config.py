@@ -39,6 +39,8 @@ EX_CONFIG = 78
 LISTING_BYTES = 32 << 20
 LISTING_SECONDS = 15.0
 RELOAD_SECONDS = 10.0
+# What files of packages end with, for a regular expression.
+PACKAGES = r"whl|tar\.gz|zip|tar\.bz2|tgz"
 # How long what the index said is good for, in seconds.
 KNOWN_SECONDS = 86400.0
 # Asked for to see where files lie: every index that serves the public has the installer itself.
@@ -309,7 +311,8 @@ daemon off;
 pid {directory}/nginx.pid;
 error_log stderr warn;
 worker_processes 2;
-events {{ worker_connections 1024; }}
+# 64 requests of each of 32 nodes, with their counterparts and files.
+events {{ worker_connections 4096; }}
 http {{
 default_type application/octet-stream;
 types {{ text/html html; application/octet-stream whl gz zip; }}
@@ -367,7 +370,7 @@ listen unix:{socket};
 server_name _;
 if ($request_method !~ ^(GET|HEAD)$) {{ return 405; }}
 location / {{ default_type text/plain; return 404 "there is nothing here: /simple/, /files/, /local/, /wheels/\\n"; }}
-location ~ "^/wheels/([0-9a-f]{{64}})/([A-Za-z0-9._+-]+\\.whl)$" {{ alias {client_wheels}/$1/$2; }}
+location ~ "^/wheels/([0-9a-f]{{64}})/([A-Za-z0-9._+!-]+\\.whl)$" {{ alias {client_wheels}/$1/$2; }}
 """
 
 
@@ -435,7 +438,7 @@ return 502 "the package index {index.origin.name} cannot be reached from the clu
 """
     for number, origin in enumerate(origins):
         # Files of packages alone: the rest of that host is none of a build's business.
-        text += f"""location ~ "^/files/{number}/.+\\.(whl|whl\\.metadata|tar\\.gz|tar\\.gz\\.metadata|zip|tar\\.bz2|tgz)$" {{
+        text += f"""location ~ "^/files/{number}/.+\\.(whl\\.metadata|tar\\.gz\\.metadata|{PACKAGES})$" {{
 if ($file_rest = "") {{ return 404; }}
 {_to(number, origin)}proxy_cache files;
 proxy_cache_key "{origin.url}$file_rest";
@@ -450,6 +453,15 @@ proxy_force_ranges on;
     return text
 
 
+def _local_locations(number: int, folder: str) -> str:
+    """A folder of wheels: what it lists, and the packages in it. Nothing that a link leads to, nothing in other folders."""
+    # Where it is now: nginx follows no link at the end of what it trusts either.
+    place = quoted(os.path.realpath(folder))[1:-1]
+    return (f'location = /local/{number}/ {{ alias "{place}/"; index .none; autoindex on; }}\n'
+            f'location ~ "^/local/{number}/([^/]+\\.({PACKAGES}))$" '
+            f'{{ alias "{place}/$1"; disable_symlinks on from="{place}"; }}\n')
+
+
 def configuration(index: Index, socket: str = SOCKET, directory: str = DIRECTORY, cache: str = CACHE,
                   client_wheels: str = CLIENT_WHEELS) -> str:
     """The configuration of nginx."""
@@ -458,7 +470,7 @@ def configuration(index: Index, socket: str = SOCKET, directory: str = DIRECTORY
         text += _upstreams([index.origin, *index.files])
     text += SERVER.format(socket=socket, client_wheels=client_wheels)
     for number, folder in enumerate(index.folders):
-        text += f"location /local/{number}/ {{ alias {quoted(folder.rstrip('/') + '/')}; autoindex on; }}\n"
+        text += _local_locations(number, folder.rstrip("/"))
     return text + _index_locations(index) + "}\n}\n"
 
 

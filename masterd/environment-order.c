@@ -43,9 +43,7 @@ static uint64_t backoff(unsigned failures) {
 }
 
 bool environment_reason_is_final(const char *reason) {
-        static const char *const of_the_node[] = { "infrastructure", "disk" };
-
-        return name_table_find(of_the_node, ELEMENTSOF(of_the_node), reason) < 0;
+        return !streq(reason, "infrastructure");
 }
 
 bool environment_fits_node(const Environment *e, const Node *node) {

@@ -27,6 +27,9 @@ int bpf_install(const struct sock_filter *instructions, unsigned short n, unsign
 /* What zygotes and tasks are denied whatever their policy says. */
 int bpf_floor_install(void);
 
+/* What builds are denied besides: taking disk without writing to it, faster than anybody looks. */
+int bpf_build_install(void);
+
 /* Where the launcher keeps the path of the one program that it may still execve(2): the next version of
  * itself. The same in all versions, since the filters of the former ones stay. */
 #define BPF_LAUNCHER_PATH 0x10000000

@@ -153,6 +153,7 @@ _noreturn_ static void builder_exec(const BuildSandbox *sandbox, const Python *p
         (void) umask(022);
         /* What a policy would have a task die for is ENOSYS here: nobody listens. */
         check(socket, bpf_floor_install(), "floor filter");
+        check(socket, bpf_build_install(), "filter of builds");
         check(socket, filter_install(sandbox->outer), "outer filter");
         check(socket, filter_install(sandbox->final), "final filter");
         if (fds_arrange(STDIN_FILENO, kept, ELEMENTSOF(kept)) < 0)

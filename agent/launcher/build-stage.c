@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "build-stage.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -14,10 +15,10 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "build-room.h"
 #include "build-tree.h"
 #include "environment-stamp.h"
 #include "fd-util.h"
@@ -30,18 +31,17 @@
  * and makes an environment of it when all that was in the sandbox is dead. */
 
 enum {
-        LOOK_MSEC = 200, /* how often what it has written is measured, … */
+        LOOK_MSEC = 200, /* how often the disk is looked at, and what it has written is measured, … */
         LOOK_SHARE = 5,  /* … and the share of the time that this may take at most: a fifth */
+        BUILDS_SEEN_MAX = 64,
         SAID_MAX = BUILD_LOG_MAX,
 };
-#define DISK_RESERVE_MAX                                                                                    \
-        (UINT64_C(1) << 30) /* bytes that stay free for others, or 2 % of a smaller disk                    \
-                             */
-
 typedef struct Stage {
         BuildRequest request;
         int fds[_BUILD_FD_MAX];
+        int building;                       /* where all builds have their folders */
         int folder, environment, temporary; /* on the disk */
+        DiskRoom room;                      /* when it began */
         int init_socket, init, log, report; /* init: a pidfd */
         bool stopped, over;                 /* over: its builder has ended by itself */
         BuildInitMessage end;
@@ -137,11 +137,15 @@ static int folder_make(int parent, const char *name, uid_t owner) {
 
 static int folders_make(void) {
         const BuildRequest *request = &stage.request;
-        _cleanup_(close_fdp) int building = open(BUILDING_FOLDER, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        int r;
 
-        if (building < 0)
+        stage.building = open(BUILDING_FOLDER, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        if (stage.building < 0)
                 return -errno;
-        stage.folder = folder_make(building, request->folder, 0);
+        r = disk_room_read(stage.building, &stage.room);
+        if (r < 0)
+                return r;
+        stage.folder = folder_make(stage.building, request->folder, 0);
         if (stage.folder < 0)
                 return stage.folder;
         stage.environment = folder_make(stage.folder, "env", request->build_uid);
@@ -244,13 +248,59 @@ static void stop(void) {
         (void) pidfd_send_signal(stage.init, SIGKILL, NULL, 0);
 }
 
-static bool disk_is_nearly_full(void) {
-        struct statvfs s;
+static void decide_full(void) {
+        decide(OUTCOME_DISK, 0, "The node's disk is full."); /* no limit of its own */
+}
 
-        if (fstatvfs(stage.folder, &s) < 0)
+/* What no installer makes of a package: tried elsewhere, it would be the same. */
+static void decide_refused(const char *detail) {
+        decide(OUTCOME_EXIT, EXIT_FAILURE, detail);
+}
+
+static void refuse_deep(void) {
+        say("error: folders that are too deep within each other", NULL);
+        decide_refused("Its folders are too deep within each other.");
+}
+
+static void decide_own_limit(const char *detail) {
+        stage.reply.limit = stage.request.disk_max;
+        decide(OUTCOME_DISK, 0, detail);
+}
+
+/* This one's, and those of others, which take of the disk as well. */
+static unsigned count_builds(void) {
+        unsigned n = 0;
+        int fd = openat(stage.building, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        DIR *listing = fd < 0 ? NULL : fdopendir(fd);
+
+        if (!listing) {
+                close_fd(fd);
+                return BUILDS_SEEN_MAX;
+        }
+        for (struct dirent *entry; n < BUILDS_SEEN_MAX && (entry = readdir(listing));)
+                n += entry->d_name[0] != '.';
+        (void) closedir(listing);
+        return MAX(n, 1U);
+}
+
+/* Whether the node has room: asked often, as it costs little. */
+static bool disk_has_room(void) {
+        DiskRoom room;
+
+        if (disk_room_read(stage.folder, &room) < 0)
+                return true;
+        /* First whose fault it is. */
+        if (disk_room_is_overdrawn(&stage.room, &room, stage.request.disk_max, 1) &&
+            disk_room_is_overdrawn(&stage.room, &room, stage.request.disk_max, count_builds())) {
+                decide_own_limit(
+                        "It takes more of the disk than its files have, such as by deleted ones that "
+                        "are kept open.");
                 return false;
-        const uint64_t size = (uint64_t) s.f_blocks * s.f_frsize;
-        return (uint64_t) s.f_bavail * s.f_frsize < MIN(size / 50, DISK_RESERVE_MAX);
+        }
+        if (!disk_room_is_short(&room))
+                return true;
+        decide_full();
+        return false;
 }
 
 static void decide_too_large(const TreeFigures *figures) {
@@ -262,8 +312,7 @@ static void decide_too_large(const TreeFigures *figures) {
         else
                 (void) snprintf(detail, sizeof(detail), "It takes more than %" PRIu64 " bytes of the disk.",
                                 stage.request.disk_max);
-        stage.reply.limit = stage.request.disk_max;
-        decide(OUTCOME_DISK, 0, detail);
+        decide_own_limit(detail);
 }
 
 /* Whether what it has written is within its bounds. */
@@ -279,12 +328,9 @@ static bool look(void) {
         if (r == -EDQUOT)
                 decide_too_large(&figures);
         else if (r == -ELOOP)
-                decide(OUTCOME_DISK, 0, "Its folders are too deep within each other.");
-        else if (disk_is_nearly_full())
-                decide(OUTCOME_DISK, 0, "The node's disk is full.");
+                refuse_deep();
         else
                 return true;
-        stage.reply.limit = stage.request.disk_max;
         return false;
 }
 
@@ -319,7 +365,7 @@ static void take_launcher_message(void) {
 
 /* Until all that was in the sandbox is dead. */
 static void watch(void) {
-        uint64_t next = 0;
+        uint64_t next = 0, next_walk = 0;
         bool open = true;
 
         for (;;) {
@@ -330,10 +376,13 @@ static void watch(void) {
                 };
                 const uint64_t now = now_usec(CLOCK_MONOTONIC);
                 if (now >= next) {
-                        if (!look())
+                        const bool walk = now >= next_walk;
+                        if (!disk_has_room() || (walk && !look()))
                                 stop();
                         const uint64_t after = now_usec(CLOCK_MONOTONIC);
-                        next = after + MAX(LOOK_MSEC * USEC_PER_MSEC, LOOK_SHARE * (after - now));
+                        if (walk)
+                                next_walk = after + LOOK_SHARE * (after - now);
+                        next = after + LOOK_MSEC * USEC_PER_MSEC;
                 }
                 if (poll(p, ELEMENTSOF(p), (int) MIN((next - now) / USEC_PER_MSEC + 1, UINT64_C(10000))) <
                             0 &&
@@ -402,13 +451,20 @@ static int publish(void) {
 static void finish(void) {
         TreeFigures figures = {};
         char name[NAME_MAX + 1] = "";
-        int r = tree_remove(stage.environment, ".cache"); /* the installer's */
+        /* Root's first: in another's folder that is sticky it may remove nothing. */
+        int r = fchown(stage.environment, 0, 0) < 0 ? -errno : 0;
 
+        if (r >= 0)
+                r = tree_remove(stage.environment, ".cache"); /* the installer's */
         if (r >= 0)
                 r = tree_finish(stage.environment, &figures, name);
         if (r == -EPERM && name[0]) {
                 say("error: a device, socket, FIFO, link to a file elsewhere, or a reserved name:", name);
-                decide(OUTCOME_EXIT, EXIT_FAILURE, "It contains something that no environment may contain.");
+                decide_refused("It contains something that no environment may contain.");
+                return;
+        }
+        if (r == -ELOOP) {
+                refuse_deep();
                 return;
         }
         stage.reply.bytes = figures.bytes;
@@ -422,7 +478,7 @@ static void finish(void) {
         if (r >= 0)
                 r = publish();
         if (r == -ENOSPC || r == -EDQUOT)
-                decide(OUTCOME_DISK, 0, "The node's disk is full.");
+                decide_full();
         else if (r < 0)
                 decide_broken("finishing", r);
 }
@@ -433,10 +489,9 @@ static void decide_end(void) {
 
         if (!stage.over)
                 decide(OUTCOME_INFRASTRUCTURE, 0, "The sandbox broke while it was building.");
-        else if (stage.end.code != CLD_EXITED && status == SIGXFSZ) {
-                stage.reply.limit = stage.request.disk_max;
-                decide(OUTCOME_DISK, 0, "A file of it is larger than all may be.");
-        } else if (stage.end.code != CLD_EXITED) {
+        else if (stage.end.code != CLD_EXITED && status == SIGXFSZ)
+                decide_own_limit("A file of it is larger than all may be.");
+        else if (stage.end.code != CLD_EXITED) {
                 (void) snprintf(detail, sizeof(detail), "It was ended by SIG%s.",
                                 sigabbrev_np(status) ?: "?");
                 decide(OUTCOME_SIGNAL, status, detail);
@@ -464,8 +519,8 @@ void build_main(void) {
         int r = die_with_launcher(SANDBOX_CONTROL_FD);
         char c;
 
-        stage.folder = stage.environment = stage.temporary = stage.init_socket = stage.init = stage.log =
-                stage.report = -EBADF;
+        stage.building = stage.folder = stage.environment = stage.temporary = stage.init_socket =
+                stage.init = stage.log = stage.report = -EBADF;
         /* The launcher puts this process into the build's scope before it says this. */
         if (r < 0 ||
             message_receive(SANDBOX_CONTROL_FD, &stage.request, sizeof(stage.request), stage.fds,
@@ -484,7 +539,7 @@ void build_main(void) {
         if (stage.reply.outcome == OUTCOME_NONE)
                 decide_end();
         if (stage.reply.outcome == OUTCOME_NONE && report_seal() == -EFBIG)
-                decide(OUTCOME_EXIT, EXIT_FAILURE, "Its report is too large.");
+                decide_refused("Its report is too large.");
         if (stage.reply.outcome == OUTCOME_NONE && !(stage.request.flags & BUILD_FLAG_RESOLVE))
                 finish();
         decide(OUTCOME_VALUE, 0, "");

@@ -243,7 +243,8 @@ typedef struct LauncherEvent {
                                            * the installer failed, MEMORY, TIMEOUT, DISK, SIGNAL, CANCELLED,
                                            * INFRASTRUCTURE */
                         int32_t status;   /* EXIT: exit status; SIGNAL: its number */
-                        uint64_t limit;   /* MEMORY, DISK: bytes; TIMEOUT: µs */
+                        uint64_t limit;   /* MEMORY, DISK: bytes, DISK: 0 when it is the node's disk that is
+                                           * full; TIMEOUT: µs */
                         uint64_t bytes, files;
                         uint64_t run_usec, cpu_usec;
                         char detail[NOTE_MAX]; /* a sentence */

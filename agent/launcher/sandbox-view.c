@@ -24,7 +24,10 @@ static const char *const shown[] = {
 };
 static const char *const shown_below_sys[] = { "sys/devices/system/cpu",
                                                "sys/devices/system/node" }; /* for thread counts */
-static const char *const covered[] = { "etc/clupy", "etc/ssl/private", "etc/ssh" };
+/* The last ones are readable for everybody, and have passwords of package indexes. */
+static const char *const covered[] = {
+        "etc/clupy", "etc/ssl/private", "etc/ssh", "etc/pip.conf", "etc/xdg/pip", "etc/uv",
+};
 static const char *const devices[] = { "null", "zero", "full", "random", "urandom" };
 static const struct {
         const char *path, *target;
@@ -107,15 +110,22 @@ static int show_mount(const ViewMount *wanted) {
         return r < 0 ? r : bind(wanted->source, wanted->target + 1, wanted->writable);
 }
 
+/* Where it really is: a link would lead out of the view. */
 static int cover(const char *path) {
+        char source[PATH_MAX], real[PATH_MAX];
         struct stat st;
 
-        if (stat(path, &st) < 0)
-                return errno == ENOENT ? 0 : -errno;
-        if (mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY,
-                  "size=4k,nr_inodes=2,mode=755") < 0)
-                return -errno;
-        return 0;
+        (void) snprintf(source, sizeof(source), "/%s", path);
+        if (!realpath(source, real))
+                return errno == ENOENT || errno == ENOTDIR || errno == ELOOP ? 0 : -errno;
+        if (stat(real + 1, &st) < 0) /* not in the view, wherever it is */
+                return errno == ENOENT || errno == ENOTDIR || errno == ELOOP ? 0 : -errno;
+        if (S_ISDIR(st.st_mode))
+                return mount("tmpfs", real + 1, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY,
+                             "size=4k,nr_inodes=2,mode=755") < 0
+                               ? -errno
+                               : 0;
+        return mount("/dev/null", real + 1, NULL, MS_BIND, NULL) < 0 ? -errno : 0;
 }
 
 /* /etc/resolv.conf may point into /run: a copy of what it says, there. */

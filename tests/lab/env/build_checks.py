@@ -314,6 +314,30 @@ def a_hostile_build_gets_nothing() -> None:
 
 
 @check
+def the_nodes_passwords_for_indexes_are_not_shown() -> None:
+    client, name = connected(), name_of("passwords")
+    path, elsewhere = Path("/etc/pip.conf"), Path("/etc/pip-elsewhere.conf")
+    kept = path.read_bytes() if path.exists() else None
+    code = "import sys\nsys.exit(b'secret' in b''.join(open(p, 'rb').read() for p in PATHS if os.path.exists(p)))"
+    try:
+        path.unlink(missing_ok=True)
+        for linked in (False, True):
+            (elsewhere if linked else path).write_text("[global]\nindex-url = https://me:secret@index.example.org/simple\n")
+            if linked:
+                path.unlink()
+                path.symlink_to(elsewhere)
+            assert "secret" in path.read_text()
+            event = build(client, name, code.replace("PATHS", repr([str(path), str(elsewhere)])))
+            assert event.outcome == Outcome.VALUE, event
+            remove(client, name)
+    finally:
+        path.unlink(missing_ok=True)
+        elsewhere.unlink(missing_ok=True)
+        if kept is not None:
+            path.write_bytes(kept)
+
+
+@check
 def it_runs_as_a_user_of_its_own_without_any_right() -> None:
     client, name = connected(), name_of("user")
     order(client, name, "import time\nprint(open('/proc/self/status').read(), flush=True)\nopen('/tmp/said', 'w')\ntime.sleep(600)")
@@ -396,7 +420,24 @@ def the_disk_is_bounded() -> None:
     assert event.outcome == Outcome.DISK and "500" in event.detail, event
     nothing_is_left(name)
     event = build(client, name, "import time\nos.chdir(target)\nfor i in range(5000):\n    os.mkdir('d'); os.chdir('d')\ntime.sleep(600)")
-    assert event.outcome == Outcome.DISK and "deep" in event.detail, event
+    assert event.outcome == Outcome.EXIT and "deep" in event.detail, event
+    nothing_is_left(name)
+    # Nor what is too deep, or in the way, when nobody looks any more.
+    for code, expected in (("os.chdir(target)\nfor i in range(110):\n    os.mkdir('d'); os.chdir('d')", Outcome.EXIT),
+                           ("make_environment()\nopen(target + '/.cache', 'w')\nos.chmod(target, 0o1777)", Outcome.VALUE)):
+        event = build(client, name, code)
+        assert event.outcome == expected, (code, event)
+        if expected == Outcome.VALUE:
+            assert not (ENVIRONMENTS / name / ".cache").exists()
+            remove(client, name)
+        nothing_is_left(name)
+    # Disk that no file's name shows: by writing alone, and not by asking for it.
+    event = build(client, name, "import errno, ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\nf = open('/tmp/a', 'wb')\n"
+                  "done = libc.fallocate(f.fileno(), 0, ctypes.c_long(0), ctypes.c_long(4096))\n"
+                  "os.posix_fallocate(f.fileno(), 0, 8192)\n"
+                  "sys.exit(0 if done < 0 and ctypes.get_errno() == errno.EOPNOTSUPP and os.stat('/tmp/a').st_size == 8192 else 7)")
+    assert event.outcome == Outcome.VALUE, event
+    remove(client, name)
     nothing_is_left(name)
     event = build(client, name, "for i in range(300):\n    open('/tmp/%d' % i, 'w')\n", files_max=500)
     assert event.outcome == Outcome.VALUE and event.figures["files"] == 0, event

@@ -227,10 +227,23 @@ def test_nothing_else_is_served(index: Index, upstream: Upstream, tmp_path: Path
     folder = tmp_path / "offered"
     folder.mkdir()
     (tmp_path / "secret").write_text("secret")
-    index.config(wheels=[str(folder)])
+    wheel(folder, "gamma", "1.0")
+    for name in ("key.pem", ".netrc", "below/secret-1.0-py3-none-any.whl"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("secret")
+    (folder / "linked-1.0-py3-none-any.whl").symlink_to(tmp_path / "secret")
+    (folder / "out").symlink_to("/etc")
+    (tmp_path / "by-link").symlink_to(folder)
+    index.config(wheels=[str(folder), str(tmp_path / "by-link")])
     index.start()
+    for number in (0, 1):  # the folder itself may be a link: that is the administrator's word
+        assert index.get(f"/local/{number}/gamma-1.0-py3-none-any.whl")[0] == 200
+        for name in ("key.pem", ".netrc", "below/", "below/secret-1.0-py3-none-any.whl", "out/", "out/passwd",
+                     "linked-1.0-py3-none-any.whl"):
+            status, _, body = index.get(f"/local/{number}/{name}")
+            assert status in (403, 404) and b"secret" not in body, (number, name, status)
     for path in ("/", "/files/", "/files/1/pool/", "/files/0/some/secret", "/files/2/x.whl", "/files/1/admin?x=.whl",
-                 "/local/", "/local/1/", "/local/0/../secret", "/local/0/%2e%2e/secret", "/local/0../secret", "/wheels/",
+                 "/local/", "/local/2/", "/local/0/../secret", "/local/0/%2e%2e/secret", "/local/0../secret", "/wheels/",
                  f"/wheels/{'a' * 64}/", f"/wheels/{'a' * 64}/../x.whl", f"/wheels/{'g' * 64}/x-1-py3-none-any.whl",
                  "//etc/passwd", "/simple/../secret"):
         status, _, body = index.get(path)
@@ -250,6 +263,9 @@ def test_wheels_of_clients(index: Index, tmp_path: Path) -> None:
     (place / made.name).write_bytes(made.read_bytes())
     assert index.get(f"/wheels/{digest_of(made)}/{made.name}")[2] == made.read_bytes()
     assert index.get(f"/wheels/{digest_of(made)}/other-1.0-py3-none-any.whl")[0] == 404
+    (place / "mine-1!2.0-py3-none-any.whl").write_bytes(b"with an epoch")
+    for name in ("mine-1!2.0-py3-none-any.whl", "mine-1%212.0-py3-none-any.whl"):
+        assert index.get(f"/wheels/{digest_of(made)}/{name}")[2] == b"with an epoch"
     assert index.get(f"/wheels/{digest_of(made)}/")[0] == 404
 
 

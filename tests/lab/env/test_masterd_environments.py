@@ -410,8 +410,8 @@ def test_the_nodes_fault_is_tried_again(start: Callable[..., Master]) -> None:
     agent, client = Builder(master.port), Client(master.port)
     task = call(client, {"lock": lock_of(x="1")})
     order, _ = agent.order("build")
-    agent.failed(order, "disk", "no room")
-    wait_until(lambda: "could not be built on node1 (disk: no room)" in client.query("why", id=task)["sentence"])
+    agent.failed(order, "infrastructure", "no room")
+    wait_until(lambda: "could not be built on node1 (infrastructure: no room)" in client.query("why", id=task)["sentence"])
     again, _ = agent.order("build", 20)
     assert again["name"] == order["name"]
     agent.built(again)

@@ -30,6 +30,7 @@ static struct {
 } told[TOLD_MAX];
 static size_t n_told;
 static const char *wanted;
+static bool disk_is_full; /* of the node */
 static char followed[512];
 
 static int on_ask(LauncherRequest *request, const int *fds, size_t n_fds, void *userdata) {
@@ -109,6 +110,7 @@ static int setup(void **state) {
         test_directory_remove(directory);
         config.environments.size = 1000;
         wanted = NULL;
+        disk_is_full = false;
         assert_ok(environments_new(event, &config, pythons, &handlers, NULL, &table));
         return 0;
 }
@@ -164,11 +166,17 @@ static LauncherEvent environment_event(LauncherOp op, const char *name, uint64_t
         return e;
 }
 
-static void there_is(const char *name, uint64_t bytes, uint64_t used_at, unsigned in_use) {
+static void there_is_of(const char *owner, const char *name, uint64_t bytes, uint64_t used_at,
+                        unsigned in_use) {
         LauncherEvent e = environment_event(LAUNCHER_ENVIRONMENT, name, bytes, used_at);
 
+        strcpy(e.environment.owner, owner);
         e.environment.in_use = in_use;
         launcher_says(&e, NULL, NULL);
+}
+
+static void there_is(const char *name, uint64_t bytes, uint64_t used_at, unsigned in_use) {
+        there_is_of("", name, bytes, used_at, in_use);
 }
 
 static void list_ends(void) {
@@ -187,6 +195,7 @@ static void build_ended(const char *name, OutcomeKind outcome, const char *log, 
         strcpy(e.build_ended.environment, name);
         e.build_ended.outcome = outcome;
         e.build_ended.status = 1;
+        e.build_ended.limit = disk_is_full ? 0 : 1000;
         e.build_ended.bytes = 400;
         e.build_ended.files = 7;
         e.build_ended.run_usec = 2500000;
@@ -225,6 +234,14 @@ static void order(const char *key, const char *name) {
         char text[256];
 
         snprintf(text, sizeof(text), "{'%s':[{'name':'%s','python':'3.11','packages':['a']}]}", key, name);
+        master_says(text);
+}
+
+static void order_of(const char *owner, const char *key, const char *name) {
+        char text[256];
+
+        snprintf(text, sizeof(text), "{'%s':[{'name':'%s','owner':'%s','python':'3.11','packages':['a']}]}",
+                 key, name, owner);
         master_says(text);
 }
 
@@ -398,6 +415,83 @@ static void test_one_at_a_time(void **state) {
         assert_told(THREE, "building");
 }
 
+/* The names of what was begun, in that order. */
+static void assert_begun(const char *expected) {
+        char names[512] = "";
+
+        for (size_t n = 1; asked(LAUNCHER_BUILD, n); n++)
+                snprintf(names + strlen(names), sizeof(names) - strlen(names), "%s ",
+                         asked(LAUNCHER_BUILD, n)->build.environment);
+        assert_string_equal(names, expected);
+}
+
+/* Who orders much waits for himself, and nobody for him; everybody's is first. */
+static void test_owners_take_turns(void **state) {
+        static const char *const order_of_ends[] = { "a1", "all", "b1", "a2", "b2", "a3" };
+
+        connect_up();
+        order_of("anna", "build", "a1");
+        order_of("anna", "resolve", "a2");
+        order_of("anna", "build", "a3");
+        order_of("bert", "build", "b1");
+        order_of("bert", "build", "b2");
+        order("build", "all");
+        assert_begun("a1 ");
+        for (size_t i = 0; i < ELEMENTSOF(order_of_ends); i++)
+                build_ended(order_of_ends[i], OUTCOME_EXIT, "words", NULL);
+        assert_begun("a1 all b1 a2 b2 a3 ");
+}
+
+/* Also where there is room for two. */
+static void test_one_build_of_an_owner(void **state) {
+        config.environments.builds = 2;
+        connect_up();
+        order_of("anna", "build", "a1");
+        order_of("anna", "build", "a2");
+        assert_begun("a1 ");
+        order_of("bert", "build", "b1");
+        assert_begun("a1 b1 ");
+        build_ended("b1", OUTCOME_VALUE, "", NULL);
+        assert_begun("a1 b1 ");
+        build_ended("a1", OUTCOME_VALUE, "", NULL);
+        assert_begun("a1 b1 a2 ");
+}
+
+static void test_an_owner_fills_no_queue(void **state) {
+        char name[16];
+
+        connect_up();
+        for (unsigned i = 0; i < 66; i++) {
+                snprintf(name, sizeof(name), "anna-%u", i);
+                order_of("anna", "build", name);
+                forget(); /* what is told */
+        }
+        order_of("anna", "build", "one-more");
+        assert_told("one-more", "failed");
+        assert_text(entry_of("one-more", NULL), "reason", "infrastructure");
+        order_of("bert", "build", "berts");
+        assert_null(entry_of("berts", NULL));
+        build_ended("anna-0", OUTCOME_VALUE, "", NULL);
+        assert_non_null(asked(LAUNCHER_BUILD, 1));
+}
+
+/* What nobody waits for any more makes way for others. */
+static void test_orders_are_withdrawn(void **state) {
+        connect_up();
+        order_of("anna", "resolve", "request-1");
+        order_of("anna", "resolve", "request-2");
+        order_of("bert", "build", "b1");
+        master_says("{'remove':['request-1','request-2']}");
+        assert_string_equal(asked(LAUNCHER_BUILD_STOP, 1)->environment.environment, "request-1");
+        assert_null(asked(LAUNCHER_BUILD_STOP, 2));
+        assert_told("request-2", "removed");
+        /* It had just come to its end. */
+        build_ended("request-1", OUTCOME_VALUE, "", "{\"lock\":\"\"}");
+        assert_told("request-1", "removed");
+        assert_begun("request-1 b1 ");
+        assert_int_equal(hashmap_size(environments_all(table)), 1);
+}
+
 static void test_resolve(void **state) {
         static char lock[300000], report[400000];
         struct iovec payloads[2];
@@ -463,6 +557,15 @@ static void test_failures(void **state) {
                 assert_int_equal(hashmap_size(environments_all(table)), 0);
         }
         assert_int_equal(environments_statistics(table)->failures, ELEMENTSOF(cases));
+
+        /* Not its own fault: others may have room. */
+        forget();
+        disk_is_full = true;
+        order("build", ONE);
+        build_ended(ONE, OUTCOME_DISK, "words", NULL);
+        assert_told(ONE, "failed");
+        assert_text(entry_of(ONE, NULL), "reason", "infrastructure");
+        assert_null(asked(LAUNCHER_BUILD, 2));
 
         /* A builder that is not to be believed. */
         forget();
@@ -608,6 +711,46 @@ static void test_room(void **state) {
         assert_int_equal(environments_bytes(table), 1200);
 }
 
+/* Who has the most makes room, not those who have little. */
+static void test_room_of_the_largest_owner(void **state) {
+        environments_launcher_up(table);
+        environments_master_up(table);
+        settle();
+        forget();
+        there_is_of("bert", "small", 200, 1000, 0);
+        there_is("old-default", 100, 1500, 0);
+        there_is_of("anna", "large-1", 400, 9000, 0);
+        there_is_of("anna", "large-2", 400, 8000, 0);
+        list_ends();
+        master_says("{'keep':[]}");
+        assert_string_equal(asked(LAUNCHER_ENVIRONMENT_REMOVE, 1)->environment.environment, "large-2");
+        assert_null(asked(LAUNCHER_ENVIRONMENT_REMOVE, 2));
+}
+
+/* What may not go, and what a build may write, are within the bounds together. */
+static void test_no_room_for_a_build(void **state) {
+        connect_up();
+        there_is("kept", 300, 1000, 0);
+        there_is_of("anna", "used", 300, 2000, 0);
+        wanted = "used";
+        master_says("{'keep':['kept','" TWO "']}");
+        order_of("bert", "build", ONE);
+        assert_told(ONE, "failed");
+        assert_text(entry_of(ONE, NULL), "reason", "infrastructure");
+        assert_has(entry_of(ONE, NULL), "message", "environments.size");
+        assert_null(asked(LAUNCHER_BUILD, 1));
+        /* The default ones in any case, and what stays nowhere. */
+        order("build", TWO);
+        assert_non_null(asked(LAUNCHER_BUILD, 1));
+        build_ended(TWO, OUTCOME_EXIT, "", NULL);
+        order_of("bert", "resolve", "request-1");
+        assert_non_null(asked(LAUNCHER_BUILD, 2));
+        build_ended("request-1", OUTCOME_EXIT, "", NULL);
+        wanted = NULL;
+        order_of("bert", "build", ONE);
+        assert_non_null(asked(LAUNCHER_BUILD, 3));
+}
+
 static void test_removed_by_order(void **state) {
         uint64_t n;
 
@@ -701,6 +844,10 @@ int main(void) {
                 TEST(test_complete_when_both_have_spoken),
                 TEST(test_build),
                 TEST(test_one_at_a_time),
+                TEST(test_owners_take_turns),
+                TEST(test_one_build_of_an_owner),
+                TEST(test_an_owner_fills_no_queue),
+                TEST(test_orders_are_withdrawn),
                 TEST(test_resolve),
                 TEST(test_failures),
                 TEST(test_tried_again),
@@ -709,6 +856,8 @@ int main(void) {
                 TEST(test_launcher_refuses),
                 TEST(test_use),
                 TEST(test_room),
+                TEST(test_room_of_the_largest_owner),
+                TEST(test_no_room_for_a_build),
                 TEST(test_removed_by_order),
                 TEST(test_removed_by_hand),
                 TEST(test_default_is_followed),

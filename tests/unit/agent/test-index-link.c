@@ -21,6 +21,7 @@ enum { CONNECTIONS_MAX = 8, BIG = 32 << 20, SMALL = 64 << 10 };
 static sd_event *event;
 static Listener *listener;
 static IndexPort *port;
+static IndexRate rate;
 static uint16_t build_port;
 static bool no_master;
 
@@ -119,6 +120,7 @@ static int setup(void **state) {
         assert_ok(sd_event_new(&event));
         memset(links, 0, sizeof(links));
         n_links = 0;
+        rate = (IndexRate){};
         no_master = refuse = hold_reading = false;
         assert_ok(sockaddr_from_numeric("127.0.0.1", 0, &address, &size));
         assert_ok(listener_new(event, (struct sockaddr *) &address, size, &options, on_accept, NULL,
@@ -131,7 +133,7 @@ static int setup(void **state) {
         size = sizeof(bound);
         assert_ok(getsockname(fd, (struct sockaddr *) &bound, &size));
         build_port = ntohs(bound.sin_port);
-        assert_ok(index_port_new(event, fd, "node1", "abc", 2, on_dial, NULL, &port));
+        assert_ok(index_port_new(event, fd, "node1", "abc", 2, &rate, on_dial, NULL, &port));
         return 0;
 }
 
@@ -324,6 +326,47 @@ static void test_breaks_off(void **state) {
         close(fd);
 }
 
+/* What failed before does not count where a later request gets through: the installer asks again. */
+static void test_gets_through_again(void **state) {
+        char buffer[64] = "";
+        int fd = build_connect();
+
+        wait_for(n_links == 1 && links[0].hello);
+        connection_close(links[0].connection, 0, "test");
+        wait_for(build_read(fd, buffer, sizeof(buffer)) == 0);
+        assert_non_null(index_port_failure(port));
+        close(fd);
+        fd = build_connect();
+        wait_for(n_links == 2 && links[1].hello);
+        master_send(1, FRAME_INDEX, NULL, "all", 3);
+        master_send(1, FRAME_END, NULL, NULL, 0);
+        wait_for(build_read(fd, buffer, sizeof(buffer)) == 3);
+        wait_for(index_port_links(port) == 0);
+        assert_null(index_port_failure(port));
+        close(fd);
+}
+
+/* A build that connects and connects: most of it waits in its own socket's queue, and none of it fails. */
+static void test_flood_stays_here(void **state) {
+        uint64_t begun;
+        int fds[3];
+
+        /* All but two of a burst have been used up just now. */
+        begun = now_usec(CLOCK_MONOTONIC);
+        rate.used_until = begun + (INDEX_BURST_MAX - 2) * (USEC_PER_SEC / INDEX_RATE) + USEC_PER_SEC;
+        for (size_t i = 0; i < ELEMENTSOF(fds); i++) {
+                fds[i] = build_connect();
+                close(fds[i]);
+        }
+        wait_for(n_links == 3);
+        /* The third had to wait for as long as it takes until there is room for it, not less. */
+        assert_true(now_usec(CLOCK_MONOTONIC) - begun >= USEC_PER_SEC);
+        wait_for(index_port_links(port) == 0);
+        assert_null(index_port_failure(port));
+        /* An empty bucket fills up. */
+        assert_true(rate.used_until > now_usec(CLOCK_MONOTONIC));
+}
+
 static void test_ends_with_the_build(void **state) {
         int fd = build_connect();
 
@@ -337,9 +380,10 @@ static void test_ends_with_the_build(void **state) {
 
 int main(void) {
         const struct CMUnitTest tests[] = {
-                TEST(test_both_ways),      TEST(test_index_ends),   TEST(test_build_is_slow),
-                TEST(test_master_is_slow), TEST(test_not_too_many), TEST(test_refused),
-                TEST(test_no_master),      TEST(test_breaks_off),   TEST(test_ends_with_the_build),
+                TEST(test_both_ways),        TEST(test_index_ends),          TEST(test_build_is_slow),
+                TEST(test_master_is_slow),   TEST(test_not_too_many),        TEST(test_refused),
+                TEST(test_no_master),        TEST(test_breaks_off),          TEST(test_gets_through_again),
+                TEST(test_flood_stays_here), TEST(test_ends_with_the_build),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

@@ -81,6 +81,11 @@ static void test_broken(void **state) {
                 { "index: \"https://x/;y\"\n", PATH ":1: key 'index': expected an address such as" },
                 { "\nwheels: [wheels]\n", PATH ":2: key 'wheels': expected a list of folders" },
                 { "wheels: [\"/a b\"]\n", PATH ":1: key 'wheels': expected a list of folders" },
+                { "wheels: [/]\n", PATH ":1: key 'wheels': expected a list of folders" },
+                { "wheels: [/./]\n", PATH ":1: key 'wheels': expected a list of folders" },
+                { "wheels: [/srv, //etc/./clupy]\n", PATH ":1: key 'wheels': expected a list of folders" },
+                { "wheels: [/usr/]\n", PATH ":1: key 'wheels': expected a list of folders" },
+                { "wheels: [/tmp]\n", PATH ":1: key 'wheels': expected a list of folders" },
                 { "sync: 1s\n", PATH ":1: key 'sync': expected a duration" },
                 { "preload: [a b]\n", PATH ":1: key 'preload': expected a list of modules" },
                 { "only_wheels: maybe\n", PATH ":1: key 'only_wheels': expected true or false" },
@@ -100,6 +105,16 @@ static void test_broken(void **state) {
                 if (!message || !startswith(message, cases[i].message))
                         fail_msg("%s: %s", cases[i].text, message ?: "no message");
         }
+}
+
+static void test_folders_that_may_be_offered(void **state) {
+        _cleanup_(dependency_config_freep) DependencyConfig *config = NULL;
+        _cleanup_(freep) char *message = NULL;
+        const char *text = "wheels: [/srv/etc, /etcetera, /home/packages/wheels, /usr/local/share/wheels, "
+                           "/var/lib/wheels, /tmp/mine]\n";
+
+        assert_ok(dependency_config_parse(PATH, text, strlen(text), &config, &message));
+        assert_int_equal(strv_length(config->wheels), 6);
 }
 
 static char *write_file(const char *text) {
@@ -139,7 +154,7 @@ int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_good),      cmocka_unit_test(test_defaults),
                 cmocka_unit_test(test_lock_path), cmocka_unit_test(test_broken),
-                cmocka_unit_test(test_files),
+                cmocka_unit_test(test_files),     cmocka_unit_test(test_folders_that_may_be_offered),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

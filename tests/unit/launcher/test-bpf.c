@@ -97,6 +97,8 @@ static void the_floor_is_the_weakest_refusal(void **state) {
         assert_int_equal(refused_with(bpf_floor_install, SECCOMP_RET_ALLOW, SYS_ptrace), ENOSYS);
         assert_int_equal(refused_with(bpf_floor_install, SECCOMP_RET_ERRNO | EPERM, SYS_mount), EPERM);
         assert_int_equal(refused_with(bpf_floor_install, SECCOMP_RET_ALLOW, SYS_close), EBADF);
+        assert_int_equal(refused_with(bpf_build_install, SECCOMP_RET_ALLOW, SYS_fallocate), EOPNOTSUPP);
+        assert_int_equal(refused_with(bpf_build_install, SECCOMP_RET_ALLOW, SYS_close), EBADF);
         assert_int_equal(refused_with(bpf_launcher_install, SECCOMP_RET_ALLOW, SYS_mount), EPERM);
         assert_int_equal(refused_with(bpf_launcher_install, SECCOMP_RET_ALLOW, SYS_close), EBADF);
 }

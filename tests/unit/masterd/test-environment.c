@@ -229,7 +229,7 @@ static void test_the_nodes_fault(void **state) {
         for (unsigned i = 0; i < ORDER_NODE_ATTEMPTS; i++) {
                 assert_int_equal(e->state, ENVIRONMENT_LOCKED);
                 OK(node_environment_get(node, e->name, &there));
-                environment_build_failed(there, "disk", "full");
+                environment_build_failed(there, "infrastructure", "full");
                 environments_there_changed(m, e->name);
         }
         assert_int_equal(e->state, ENVIRONMENT_FAILED);
