@@ -6,13 +6,15 @@ The devices are stand-ins: nodes of the kernel's memory devices under other name
 
 from __future__ import annotations
 
+import errno
 import json
+import subprocess
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cluster import Cluster
+from cluster import PRELUDE, Cluster
 from labs import await_agents
 
 if TYPE_CHECKING:
@@ -172,14 +174,12 @@ def test_what_is_missing_at_the_start_is_not_offered_and_named(cluster: Cluster)
 def held(cluster: Cluster) -> Iterator[Callable[[int], list[str]]]:
     """Starts calls that keep a device each until the test is over; returns their units."""
     programs = []
-    from cluster import PRELUDE
 
     def hold(n: int) -> list[str]:
-        import subprocess
-
         program = cluster.lab.node("client").popen(["python3", "-c", PRELUDE + HOLD, str(n)], "user", stdin=subprocess.PIPE,
                                                    stdout=subprocess.PIPE, text=True)
         programs.append(program)
+        assert program.stdout is not None
         units: list[str] = json.loads(program.stdout.readline())
         return units
 
@@ -279,8 +279,6 @@ print(json.dumps(answers))
 
 
 def test_the_launcher_believes_no_agent(lab: Lab, cluster: Cluster) -> None:
-    import errno
-
     node = lab.node("agent1")
     node.run(["systemctl", "stop", "clupy-agent.service"])
     try:
