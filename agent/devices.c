@@ -211,6 +211,25 @@ void devices_held(Devices *d, const LauncherDevices *has, LauncherDevices *held)
         device_set_unite(&d->given, &own);
 }
 
+int devices_add_json(const Devices *d, const LauncherDevices *held, json_object *object) {
+        json_object *counts;
+        int r;
+
+        if (device_set_is_empty(held))
+                return 0;
+        r = json_add_new_object(object, "devices", &counts);
+        for (size_t i = 0; i < d->config->n_resources && r >= 0; i++) {
+                uint64_t n = 0;
+
+                for (char **path = d->config->resources[i].devices; path && *path; path++)
+                        for (uint32_t index = 0; index < DEVICES_MAX; index++)
+                                n += device_set_has(held, index) && streq(d->paths[index], *path);
+                if (n > 0)
+                        r = json_add_uint64(counts, d->config->resources[i].name, n);
+        }
+        return r;
+}
+
 void devices_give_back(Devices *d, LauncherDevices *held) {
         device_set_remove(&d->given, held);
         *held = (LauncherDevices){ 0 };

@@ -38,5 +38,8 @@ int devices_give(Devices *devices, json_object *wanted, LauncherStart *start, La
                  char why[static DEVICES_WHY_SIZE]);
 /* Of an attempt in the launcher's table, with shared ones or without. Fills in what is given out. */
 void devices_held(Devices *devices, const LauncherDevices *has, LauncherDevices *held);
+/* Counts by resource of what is given out, for REPORT: "devices", unless there are none. Returns 0,
+ * -ENOMEM. */
+int devices_add_json(const Devices *devices, const LauncherDevices *held, json_object *object);
 /* Empties the set. */
 void devices_give_back(Devices *devices, LauncherDevices *held);

@@ -67,6 +67,11 @@ static void test_given_and_given_back(void **state) {
         assert_true(device_set_has(&start.devices, 5) && device_set_has(&start.devices, 6));
         assert_int_equal(device_set_count(&start.devices), 4);
         assert_int_equal(device_set_count(&first), 3); /* what is shared is nobody's */
+        json_object *report = json_object_new_object();
+        assert_ok(devices_add_json(devices, &first, report));
+        assert_string_equal(json_object_to_json_string_ext(report, JSON_C_TO_STRING_PLAIN),
+                            "{\"devices\":{\"gpu\":2,\"fpga\":1}}");
+        json_object_put(report);
 
         assert_int_equal(give(devices, "{\"gpu\":2}", &start, &second), -EBUSY);
         assert_true(device_set_is_empty(&start.devices) && device_set_is_empty(&second));
