@@ -6,6 +6,7 @@
 
 #include "fd-util.h"
 #include "json-util.h"
+#include "launcher/device-set.h"
 #include "log.h"
 #include "parse-util.h"
 #include "report.h"
@@ -47,6 +48,7 @@ typedef struct Order {
         double cpus;
         uint64_t memory, tasks_max, timeout_ms, deadline_ms; /* the last two: 0 and UINT64_MAX for none */
         const struct iovec *payload;                         /* the arguments, if they came along */
+        json_object *devices;                                /* counts by resource, or NULL */
         const char *refusal;                                 /* why it can never run, or NULL */
 } Order;
 
@@ -168,6 +170,8 @@ static int order_parse(const Agent *agent, const Frame *frame, json_object *json
                 r = order_parse_limits(&o, json, agent->config);
         if (r < 0)
                 return r;
+        if (json_get_object_optional(json, "devices", &o.devices) < 0)
+                return -EBADMSG;
         if (o.code_size == 0 && !o.refusal)
                 o.refusal = "it has no code";
         r = json_get_uint64(json, "payload", FRAME_PAYLOAD_COUNT_MAX, &payload);
@@ -401,7 +405,8 @@ void attempt_try_start(Attempt *a) {
         /* The start's particulars are kept until the launcher has confirmed: if it replaces itself before,
          * it is asked once more. */
         attempt_set_state(a, ATTEMPT_STARTING);
-        warm_pool_use(agent->warm_pool, &a->start->key);
+        if (device_set_is_empty(&a->start->devices)) /* else none of these would be for it */
+                warm_pool_use(agent->warm_pool, &a->start->key);
 }
 
 void agent_start_prepared(Agent *agent) {
@@ -441,7 +446,7 @@ static void attempt_ordered_again(Attempt *a, const Order *o) {
 
 static int agent_dispatch(Agent *agent, const Order *o) {
         _cleanup_(freep) char *name = text_for_message(o->name, TASK_NAME_MAX - 1);
-        char text[TEXT_SIZE], why[ENVIRONMENTS_WHY_SIZE];
+        char text[TEXT_SIZE], why[ENVIRONMENTS_WHY_SIZE], no_devices[DEVICES_WHY_SIZE] = "";
         Attempt *a;
         int r;
 
@@ -474,6 +479,12 @@ static int agent_dispatch(Agent *agent, const Order *o) {
         a->arguments_size = o->size;
         agent->arguments_bytes += o->size;
         r = attempt_fill(a, o);
+        if (r >= 0)
+                r = devices_give(agent->devices, o->devices, a->start, &a->held, no_devices);
+        if (r < 0 && no_devices[0]) {
+                attempt_finish_local(a, r == -E2BIG ? OUTCOME_REFUSED : OUTCOME_INFRASTRUCTURE, no_devices);
+                return 0;
+        }
         if (r >= 0)
                 r = attempt_get_arguments(a, o);
         if (r >= 0)

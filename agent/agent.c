@@ -107,6 +107,7 @@ static void on_launcher_welcome(const LauncherEvent *event, void *userdata) {
         }
         HASHMAP_FOREACH(a, agent->attempts)
                 a->listed = false;
+        devices_begin(agent->devices);
 }
 
 /* An attempt of the launcher's table: known, or told by it. */
@@ -139,6 +140,8 @@ static int agent_attempt_from_event(Agent *agent, const LauncherEvent *event, At
                 if (r < 0)
                         return r;
         }
+        if (event->op != LAUNCHER_ENDED && a->state != ATTEMPT_ENDED)
+                devices_held(agent->devices, &event->info.devices, &a->held);
         a->in_launcher = true;
         a->listed = true;
         a->pid = event->info.pid;
@@ -242,6 +245,7 @@ static void on_list_end(Agent *agent) {
         Attempt *a;
 
         agent->launcher_listed = true;
+        devices_listed(agent->devices);
         (void) sd_event_source_set_enabled(agent->launcher_away, SD_EVENT_OFF);
         HASHMAP_FOREACH(a, agent->attempts) {
                 if (a->released) {
@@ -293,6 +297,9 @@ static void on_launcher_event(const LauncherEvent *event, int *fds, size_t n_fds
         case LAUNCHER_ENVIRONMENTS_END:
         case LAUNCHER_ENVIRONMENT_REMOVED:
                 environments_launcher_event(agent->environments, event, fds, n_fds);
+                break;
+        case LAUNCHER_DEVICE:
+                devices_take(agent->devices, event);
                 break;
         case LAUNCHER_LIST_END:
                 on_list_end(agent);
@@ -650,6 +657,8 @@ int agent_new(sd_event *event, Daemon *daemon, const ServerConfig *config, const
         if (r >= 0)
                 r = warm_pool_new(event, config->warm, on_pool, agent, &agent->warm_pool);
         if (r >= 0)
+                r = devices_new(config, &agent->devices);
+        if (r >= 0)
                 r = agent_environments_new(agent);
         if (r >= 0)
                 r = task_log_new(event, &log_handlers, agent, &agent->task_log);
@@ -698,6 +707,7 @@ Agent *agent_free(Agent *agent) {
         heartbeat_free(agent->heartbeat);
         environments_free(agent->environments);
         warm_pool_free(agent->warm_pool);
+        devices_free(agent->devices);
         task_log_free(agent->task_log);
         sd_event_source_disable_unref(agent->launcher_away);
         sd_event_source_disable_unref(agent->news_timer);

@@ -8,6 +8,7 @@
 #include "attempt.h"
 #include "code-cache.h"
 #include "daemon.h"
+#include "devices.h"
 #include "environments.h"
 #include "epoch-store.h"
 #include "hashmap.h"
@@ -36,6 +37,7 @@ struct Agent {
         CodeCache *code;
         PayloadStreams *streams;
         WarmPool *warm_pool;
+        Devices *devices;
         Environments *environments;
         TaskLog *task_log;
         AgentBus *bus;

@@ -70,6 +70,7 @@ Attempt *attempt_free(Attempt *a) {
         if (a->key[0])
                 (void) hashmap_remove(a->agent->attempts, a->key);
         attempt_drop_start(a);
+        devices_give_back(a->agent->devices, &a->held);
         list_remove(&a->news_queue);
         a->agent->counts[a->state]--;
         a->agent->unreleased -= a->result_size;
@@ -100,6 +101,7 @@ void attempt_set_state(Attempt *a, AttemptState state) {
                 break;
         case ATTEMPT_ENDED:
                 attempt_drop_start(a);
+                devices_give_back(a->agent->devices, &a->held);
                 a->progress = mfree(a->progress);
                 attempt_news(a, ATTEMPT_NEWS_ENDED);
                 break;

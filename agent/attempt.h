@@ -55,6 +55,7 @@ typedef struct Attempt {
         uint64_t epoch;
         uint64_t memory_max, cpu_quota_usec;
         uint64_t deadline_usec; /* left when it was ordered; 0: none, or ordered through a former agent */
+        LauncherDevices held;   /* given to it alone, until it has ended */
         char *unit;             /* NULL until it is known */
         uint32_t pid, uid;
         bool warm;

@@ -55,7 +55,7 @@ static int add_resources(const Agent *agent, json_object *hello) {
 
         r = json_add_new_object(hello, "resources", &object);
         for (size_t i = 0; i < config->n_resources && r >= 0; i++)
-                r = json_add_uint64(object, config->resources[i].name, config->resources[i].count);
+                r = json_add_uint64(object, config->resources[i].name, devices_count(agent->devices, i));
         return r;
 }
 

@@ -241,6 +241,8 @@ static int report_add(Batch *b, const Attempt *a) {
                 r = json_add_double(object, "cpus", (double) a->cpu_quota_usec / 1e6);
         if (r >= 0)
                 r = json_add_uint64(object, "memory", a->memory_max);
+        if (r >= 0)
+                r = devices_add_json(a->agent->devices, &a->held, object);
         if (r < 0)
                 return r;
         return a->state == ATTEMPT_ENDED ? add_end(a, object) : json_add_string(object, "unit", a->unit);

@@ -4,7 +4,10 @@
 #include <errno.h>
 #include <string.h>
 
-enum { DEVICE_PATH_MAX = 255, VARIABLE_MAX = 63 };
+#include "launcher/launcher-protocol.h"
+#include "parse-util.h"
+
+enum { VARIABLE_MAX = 63 };
 
 /* The two fields behind the pointer that the configuration's table has. */
 typedef struct Resources {
@@ -55,13 +58,6 @@ static int parse_count(const char *value, uint64_t *ret) {
                 return -ERANGE;
         *ret = count;
         return 0;
-}
-
-static bool device_path_is_valid(const char *path) {
-        return startswith(path, "/dev/") && path[strlen("/dev/")] && strlen(path) <= DEVICE_PATH_MAX &&
-               !strstr(path, "/../") && !strstr(path, "//") && !strstr(path, "/./") &&
-               path[strlen(path) - 1] != '/' && !endswith(path, "/..") && !endswith(path, "/.") &&
-               owner_name_is_valid(strrchr(path, '/') + 1);
 }
 
 static int add_device(char ***list, const char *value) {
@@ -137,10 +133,27 @@ const char *server_resources_explain(const char *path) {
         return "devices, shared, variable or count";
 }
 
+static bool strv_overlap(char **a, char **b) {
+        for (char **s = a; s && *s; s++)
+                if (strv_contains(b, *s))
+                        return true;
+        return false;
+}
+
+/* One that is given out must be nobody else's. */
+static bool device_in_two(const ServerResource *a, const ServerResource *b) {
+        return strv_overlap(a->devices, b->devices) || strv_overlap(a->devices, b->shared) ||
+               strv_overlap(a->shared, b->devices);
+}
+
 int server_resources_check(ServerResource *resources, size_t n, char **ret_message) {
+        size_t n_devices = 0;
+
         for (size_t i = 0; i < n; i++) {
                 ServerResource *r = resources + i;
                 const char *wrong = NULL;
+
+                n_devices += strv_length(r->devices) + strv_length(r->shared);
 
                 if (!r->devices && r->count == 0)
                         wrong = "devices, or a count";
@@ -148,6 +161,15 @@ int server_resources_check(ServerResource *resources, size_t n, char **ret_messa
                         wrong = "as many devices as its count, or no count";
                 else if (!r->devices && (r->shared || r->variable))
                         wrong = "devices beside 'shared' and 'variable'";
+                else if (strv_length(r->shared) >= DEVICES_OF_TASK_MAX)
+                        wrong = "fewer shared devices: no task can have more than 32 in all";
+                else if (n_devices > DEVICES_MAX)
+                        wrong = "at most 128 devices of all resources";
+                for (size_t j = 0; j < i && !wrong; j++)
+                        if (device_in_two(r, resources + j))
+                                wrong = "devices that are of no other resource, and none of them shared";
+                if (!wrong && strv_overlap(r->devices, r->shared))
+                        wrong = "devices that are not shared as well";
                 if (wrong) {
                         *ret_message = strformat("key 'resources.%s': expected %s", r->name, wrong);
                         return -EINVAL;

@@ -503,6 +503,25 @@ static bool is_control(uint32_t c) {
                (c >= 0x202a && c <= 0x202e) || (c >= 0x2066 && c <= 0x2069);
 }
 
+bool device_path_is_valid(const char *s) {
+        static const char good[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:+-";
+        const char *part = startswith(s, "/dev/");
+
+        if (!part || strnlen(s, 64) == 64)
+                return false;
+        for (;;) {
+                size_t n = strspn(part, good);
+
+                if (n == 0 || *part == '.')
+                        return false;
+                part += n;
+                if (*part == '\0')
+                        return true;
+                if (*part++ != '/')
+                        return false;
+        }
+}
+
 bool owner_name_is_valid(const char *s) {
         const uint8_t *p = (const uint8_t *) s;
         size_t size;

@@ -61,6 +61,9 @@ bool python_series_is_valid(const char *s);
 bool environment_name_is_valid(const char *s);
 /* A host name: labels of letters, digits, '-', '_' joined by '.', 1 … 64 bytes. */
 bool node_name_is_valid(const char *s);
+/* "/dev/" and names joined by '/', of letters, digits and "._:+-", none of them beginning with '.'; at most
+ * 63 bytes. */
+bool device_path_is_valid(const char *s);
 /* Printable UTF-8 without control characters and '/', 1 … 64 bytes, not "." or "..". */
 bool owner_name_is_valid(const char *s);
 

@@ -97,10 +97,16 @@ int attempt_new(Node *node, Owner *owner, Id id, uint32_t number, uint32_t mcpus
 }
 
 void attempt_take(Attempt *attempt, const Resources *requires) {
-        if (attempt->requires.n > 0 || requires->n == 0 || resources_copy(requires, &attempt->requires) < 0)
+        Resources copy;
+
+        if (requires->n == 0 || resources_copy(requires, &copy) < 0)
                 return;
-        if (attempt->charged)
-                resources_charge(&attempt->node->resources, &attempt->requires, true);
+        if (attempt->charged) {
+                resources_charge(&attempt->node->resources, &attempt->requires, false);
+                resources_charge(&attempt->node->resources, &copy, true);
+        }
+        resources_done(&attempt->requires);
+        attempt->requires = copy;
 }
 
 Orphan *orphan_free(Orphan *orphan) {

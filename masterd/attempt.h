@@ -52,7 +52,7 @@ struct Attempt {
  * -ENOMEM. */
 int attempt_new(Node *node, Owner *owner, Id id, uint32_t number, uint32_t mcpus, uint64_t memory,
                 Attempt **ret);
-/* What it takes of the node's resources as well. Without effect when it has some already. */
+/* What it takes of the node's resources as well, in place of what it took of them before. */
 void attempt_take(Attempt *attempt, const Resources *requires);
 /* Takes it off them, and off its task. */
 Attempt *attempt_free(Attempt *attempt);

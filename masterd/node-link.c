@@ -111,6 +111,7 @@ static int parse_reported(json_object *entry, ReportedAttempt *ret) {
             json_get_uint64_optional(entry, "memory", UINT64_MAX / 4, 0, &ret->memory) < 0 ||
             json_get_string_optional(entry, "unit", UNIT_MAX, NULL, &ret->unit) < 0 ||
             json_get_uint64_optional(entry, "size", UINT64_MAX / 4, 0, &ret->size) < 0 ||
+            json_get_object_optional(entry, "devices", &ret->devices) < 0 ||
             json_get_object_optional(entry, "outcome", &outcome) < 0 ||
             json_get_object_optional(entry, "receipt", &receipt) < 0)
                 return -EBADMSG;

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 
+#include "environment-job.h"
 #include "history.h"
 #include "job.h"
 #include "log.h"
@@ -59,10 +60,17 @@ static void attempt_apply(Attempt *attempt, const ReportedAttempt *r, bool *ret_
 }
 
 static int attempt_from_report(Node *node, Owner *owner, const ReportedAttempt *r, Attempt **ret) {
+        Resources devices = { 0 };
         Attempt *attempt;
         int q;
 
+        q = resources_read(r->devices, &devices);
+        if (q < 0)
+                return q;
         q = attempt_new(node, owner, r->id, r->number, r->mcpus, r->memory, &attempt);
+        if (q >= 0) /* until its client tells what else it requires */
+                attempt_take(attempt, &devices);
+        resources_done(&devices);
         if (q < 0)
                 return q;
         attempt->reported = true;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 
+#include <json-c/json.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -21,6 +22,7 @@ typedef struct ReportedAttempt {
         Id session;
         uint32_t mcpus;
         uint64_t memory;
+        json_object *devices; /* counts by resource, or NULL; borrowed */
         OutcomeKind kind;
         bool retry;
         const char *outcome, *receipt;

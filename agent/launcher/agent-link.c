@@ -17,6 +17,7 @@
 #include "attempt.h"
 #include "build.h"
 #include "cgroup.h"
+#include "device.h"
 #include "environment.h"
 #include "fd-util.h"
 #include "lease.h"
@@ -179,6 +180,7 @@ static void welcome(AgentLink *link) {
         if (cgroup_layout()->unified && access("/proc/pressure/cpu", R_OK) == 0)
                 event.welcome.memory_known |= RECEIPT_PRESSURE;
         agent_link_send(link, &event, -EBADF);
+        devices_tell(manager);
 }
 
 static void list(AgentLink *link) {

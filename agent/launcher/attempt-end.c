@@ -35,6 +35,8 @@ static void event_fill(const Attempt *attempt, LauncherEvent *event, uint32_t op
         event->info.epoch = start->epoch;
         event->info.memory_max = start->memory_max;
         event->info.cpu_quota_usec = start->cpu_quota_usec;
+        if (op != LAUNCHER_ENDED)
+                event->info.devices = start->devices;
 }
 
 void attempt_tell_as(Attempt *attempt, uint32_t op, uint32_t flags) {

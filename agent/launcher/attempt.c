@@ -9,6 +9,8 @@
 
 #include "agent-link.h"
 #include "attempt-end.h"
+#include "device-set.h"
+#include "device.h"
 #include "disk.h"
 #include "environment.h"
 #include "fd-util.h"
@@ -194,6 +196,7 @@ static int hand_over(Attempt *attempt) {
         COPY_TEXT(go.owner, start->key.owner);
         COPY_TEXT(go.node, attempt->manager->settings.node);
         COPY_TEXT(go.unit, attempt->unit);
+        COPY_TEXT(go.variables, start->variables);
         (void) snprintf(task, sizeof(task), "CLUPY_TASK_ID=%s", go.task);
         (void) snprintf(job, sizeof(job), "CLUPY_JOB_ID=%s", go.job);
         (void) snprintf(owner, sizeof(owner), "CLUPY_OWNER=%s", start->key.owner);
@@ -330,7 +333,8 @@ static bool place(Attempt *attempt) {
                 return false;
         const bool connected = scope_bus_is_connected(manager->bus);
         Pair *pair = LIST_FIRST(Pair, ready, &zygote->ready);
-        if (pair && pair->tmp_max == tmp_max && (connected || limits_equal(&limits, &pair->limits))) {
+        if (pair && device_set_is_empty(&attempt->start.devices) && pair->tmp_max == tmp_max &&
+            (connected || limits_equal(&limits, &pair->limits))) {
                 attempt->warm = true;
                 list_remove(&attempt->waiting);
                 attempt->is_waiting = false;
@@ -404,6 +408,9 @@ int attempt_start(Manager *manager, const LauncherRequest *request, int fds[stat
                 return -ENOSPC;
         }
         r = environment_check(&request->start.key, ret_why);
+        if (r < 0)
+                return r;
+        r = devices_check(&manager->settings, &request->start.devices, ret_why);
         if (r < 0)
                 return r;
         for (int i = 0; i < 2; i++)

@@ -26,6 +26,11 @@ static int mounts_make(const ZygoteRequest *request) {
                 return mkdir(WORK_FOLDER, 0755) < 0 && errno != EEXIST ? -errno : 0;
         (void) snprintf(options, sizeof(options), "size=%" PRIu64 ",nr_inodes=100000,mode=1777",
                         request->tmp_max);
+        if (request->flags & ZYGOTE_FLAG_DEVICES) {
+                int r = devices_mount(0);
+                if (r < 0)
+                        return r;
+        }
         if (mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, options) < 0 ||
             mount("tmpfs", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, options) < 0 ||
             mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)

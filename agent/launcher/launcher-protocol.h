@@ -25,6 +25,13 @@
 #define NODE_NAME_MAX 64
 #define NOTE_MAX 128
 #define PYTHON_NAME_MAX 16 /* "3.11" */
+#define DEVICE_PATH_MAX 64
+
+enum {
+        DEVICES_MAX = 128,        /* of one node */
+        DEVICES_OF_TASK_MAX = 32, /* of one attempt */
+        VARIABLES_MAX = 256,
+};
 
 typedef enum LauncherOp {
         /* agent → launcher */
@@ -61,6 +68,8 @@ typedef enum LauncherOp {
         LAUNCHER_ENVIRONMENT,   /* .environment */
         LAUNCHER_ENVIRONMENTS_END,
         LAUNCHER_ENVIRONMENT_REMOVED,
+        LAUNCHER_DEVICE, /* .device: behind WELCOME, one for each device node that the node's configuration
+                          * names */
 } LauncherOp;
 
 enum {
@@ -79,6 +88,12 @@ typedef struct LauncherKey {
         uint32_t reserved;
 } LauncherKey;
 
+/* A set of the node's devices: bit i of all is the i-th of LauncherSettings.devices, as LAUNCHER_DEVICE has
+ * told. */
+typedef struct LauncherDevices {
+        uint64_t bits[DEVICES_MAX / 64];
+} LauncherDevices;
+
 typedef struct LauncherStart {
         LauncherKey key;
         uint8_t job[16], session[16]; /* not interpreted: told again in LIST */
@@ -92,6 +107,10 @@ typedef struct LauncherStart {
         uint64_t tmp_max;           /* bytes of /tmp, and again of /dev/shm; 0: the default */
         uint32_t tasks_max;         /* 1 … 32768; the sandbox's init is one of them */
         uint32_t cpus;              /* threads that numeric libraries may use, ≥ 1 */
+        LauncherDevices devices; /* at most DEVICES_OF_TASK_MAX. With any, it has a sandbox of its own made,
+                                  * whose /dev has these beside what everybody's has */
+        char variables[VARIABLES_MAX]; /* of its environment: lines "NAME=0,2\n", values of digits and commas
+                                        */
 } LauncherStart;
 
 typedef struct LauncherStop {
@@ -206,6 +225,7 @@ typedef struct LauncherEvent {
                         char name[TASK_NAME_MAX];
                         uint8_t job[16], session[16];
                         uint64_t epoch, memory_max, cpu_quota_usec;
+                        LauncherDevices devices; /* that it has; none in ENDED */
 
                         /* ENDED only: */
                         uint32_t outcome; /* OutcomeKind */
@@ -249,6 +269,13 @@ typedef struct LauncherEvent {
                         uint64_t run_usec, cpu_usec;
                         char detail[NOTE_MAX]; /* a sentence */
                 } build_ended;
+                struct {
+                        uint32_t index;
+                        uint32_t reserved;
+                        char path[DEVICE_PATH_MAX]; /* .error of the event: 0, or why no task can have it:
+                                                     * -ENOENT; -ENODEV, it is no character device; -EACCES,
+                                                     * its mode lets no task open it */
+                } device;
         };
 } LauncherEvent;
 
@@ -264,5 +291,8 @@ typedef struct LauncherSettings {
         uint32_t default_tasks_max;
         uint32_t zygotes_max;
         char node[NODE_NAME_MAX];
+        uint32_t n_devices;
+        uint32_t reserved;
+        char devices[DEVICES_MAX][DEVICE_PATH_MAX]; /* "/dev/…": those that tasks may be given, each once */
 } LauncherSettings;
 #define LAUNCHER_SETTINGS_MAGIC 0x534c5043u /* "CPLS" */

@@ -10,6 +10,7 @@
 
 #include "attempt-end.h"
 #include "attempt.h"
+#include "device-set.h"
 #include "fd-util.h"
 #include "journal-stream.h"
 #include "log.h"
@@ -253,6 +254,9 @@ static int on_leave_late(sd_event_source *source, uint64_t usec, void *userdata)
 bool pair_leave(Pair *pair) {
         uint64_t init, task;
 
+        /* A device is the next one's only when nobody has it open any more. */
+        if (!device_set_is_empty(&pair->devices))
+                return false;
         if (pair->state != PAIR_RUNNING || pair->failed || pair->frozen || pair->init_pidfd < 0 ||
             !process_is_single(&pair->task_files, pair->task_pid) || cgroup_count_tasks(&pair->cgroup) != 2)
                 return false;

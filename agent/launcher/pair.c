@@ -13,11 +13,14 @@
 #include <sys/wait.h>
 
 #include "attempt.h"
+#include "device-set.h"
+#include "device.h"
 #include "fd-util.h"
 #include "journal-stream.h"
 #include "log.h"
 #include "pair-end.h"
 #include "sandbox-switch.h"
+#include "spawner.h"
 #include "sweep.h"
 #include "time-util.h"
 #include "upgrade.h"
@@ -320,6 +323,7 @@ int pair_new(Zygote *zygote, const Limits *limits, uint64_t tmp_max, const char 
                 .uid = (uint32_t) uid,
                 .limits = *limits,
                 .tmp_max = tmp_max,
+                .devices = attempt ? attempt->start.devices : (LauncherDevices){},
                 .init_pidfd = -EBADF,
                 .task_pidfd = -EBADF,
                 .init_socket = -EBADF,
@@ -345,15 +349,20 @@ int pair_new(Zygote *zygote, const Limits *limits, uint64_t tmp_max, const char 
         if (r >= 0 && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets) < 0)
                 r = -errno;
         if (r >= 0) {
-                const ZygoteRequest request = {
-                        .op = ZYGOTE_MAKE, .slot = slot, .uid = pair->uid, .tmp_max = tmp_max
-                };
+                const bool devices = !device_set_is_empty(&pair->devices) && !SANDBOX_IS_OFF;
+                const ZygoteRequest request = { .op = ZYGOTE_MAKE,
+                                                .slot = slot,
+                                                .uid = pair->uid,
+                                                .flags = devices ? ZYGOTE_FLAG_DEVICES : 0,
+                                                .tmp_max = tmp_max };
                 pair->init_socket = sockets[0];
                 r = sd_event_add_io(manager->event, &pair->on_init_socket, pair->init_socket, EPOLLIN,
                                     on_init_socket, pair);
                 if (r >= 0)
                         r = sd_event_add_time_relative(manager->event, &pair->timer, CLOCK_MONOTONIC,
                                                        START_TIMEOUT, 0, on_start_late, pair);
+                if (r >= 0 && devices) /* they wait in its socket for the init */
+                        r = spawner_order_devices(manager->spawner, &pair->devices, pair->init_socket);
                 if (r >= 0)
                         r = fd_send_with_fds(zygote->builder_socket, &request, sizeof(request), &sockets[1],
                                              1);
@@ -418,9 +427,15 @@ static void on_scope_changed(Scope *scope, const char *why, void *userdata) {
 static int order_scope(Pair *pair) {
         const pid_t pids[] = { pair->init_pid, pair->task_pid };
         char name[SCOPE_NAME_SIZE], slice[48];
+        const char *devices[DEVICES_OF_TASK_MAX];
+        size_t n_devices = device_paths(&pair->manager->settings, &pair->devices, devices);
 
         COPY_TEXT(name, pair->scope.name);
-        (void) snprintf(slice, sizeof(slice), "clupy-tasks-%u.slice", pair->slot / PAIRS_PER_SLICE);
+        /* On v1, a unit that has the controller of devices brings it upon all that are beside it. */
+        if (n_devices > 0)
+                (void) snprintf(slice, sizeof(slice), "clupy-tasks-devices.slice");
+        else
+                (void) snprintf(slice, sizeof(slice), "clupy-tasks-%u.slice", pair->slot / PAIRS_PER_SLICE);
         const ScopeSpec spec = {
                 .name = name,
                 .slice = slice,
@@ -428,6 +443,8 @@ static int order_scope(Pair *pair) {
                 .limits = pair->limits,
                 .pids = pids,
                 .n_pids = ELEMENTSOF(pids),
+                .devices = devices,
+                .n_devices = n_devices,
         };
         return scope_start(pair->manager->bus, &pair->scope, &spec, on_scope_changed, pair);
 }

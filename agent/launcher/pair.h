@@ -40,6 +40,7 @@ struct Pair {
         char token[CGROUP_TOKEN_SIZE];
         Limits limits;
         uint64_t tmp_max;
+        LauncherDevices devices;
         char description[192];
 
         Scope scope;
@@ -57,7 +58,8 @@ struct Pair {
         unsigned idle_ticks, linger_ticks;
 };
 
-/* Begins a pair. attempt NULL: to wait. Returns 0, -EAGAIN when there is no room, -errno. */
+/* Begins a pair. attempt NULL: to wait, without devices. Returns 0, -EAGAIN when there is no room, -errno.
+ */
 int pair_new(Zygote *zygote, const Limits *limits, uint64_t tmp_max, const char *description,
              Attempt *attempt, Pair **ret);
 

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "device-set.h"
 #include "macros.h"
 #include "parse-util.h"
 
@@ -41,6 +42,22 @@ static const char *key_check(const LauncherKey *key) {
         return NULL;
 }
 
+/* Lines "NAME=0,2": what a program that the task starts would take to heart in other values is none of them.
+ */
+static bool variables_are_valid(const char *text) {
+        while (*text) {
+                size_t name = strspn(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_");
+
+                if (name == 0 || (*text >= '0' && *text <= '9') || text[name] != '=')
+                        return false;
+                text += name + 1;
+                text += strspn(text, "0123456789,");
+                if (*text++ != '\n')
+                        return false;
+        }
+        return true;
+}
+
 static const char *start_check(const LauncherStart *start) {
         const char *why = key_check(&start->key);
 
@@ -61,6 +78,11 @@ static const char *start_check(const LauncherStart *start) {
                 return "The number of processes is out of bounds.";
         if (start->cpus < 1 || start->cpus > REQUEST_CPUS_MAX)
                 return "The number of threads is out of bounds.";
+        if (device_set_count(&start->devices) > DEVICES_OF_TASK_MAX)
+                return "The number of devices is out of bounds.";
+        if (!text_is_padded(start->variables, sizeof(start->variables)) ||
+            !variables_are_valid(start->variables))
+                return "The environment variables are not valid.";
         return NULL;
 }
 

@@ -30,12 +30,25 @@ typedef enum SpawnKind {
         SPAWN_BUILD,
         SPAWN_REMOVER,
         _SPAWN_KIND_MAX,
+        SPAWN_DEVICES = _SPAWN_KIND_MAX, /* none of the launcher's children, and without a reply: the spawner
+                                          * has a child of its own hand devices to an init, of whose socket
+                                          * the fd is the launcher's end */
 } SpawnKind;
 
 typedef struct SpawnRequest { /* fd: the other end of its socket */
         uint32_t slot;        /* of the launcher's, comes back */
         uint32_t kind;        /* SpawnKind */
+        uint32_t n_devices;
+        uint32_t reserved;
+        char devices[DEVICES_OF_TASK_MAX][DEVICE_PATH_MAX]; /* "/dev/…", of the machine's /dev */
 } SpawnRequest;
+
+/* To the init of a sandbox with devices. fds: a mount of each device node, belonging nowhere yet. */
+typedef struct DevicesMessage {
+        int32_t error; /* negative errno: there are none, and the init ends */
+        uint32_t n_devices;
+        char devices[DEVICES_OF_TASK_MAX][DEVICE_PATH_MAX];
+} DevicesMessage;
 
 typedef struct SpawnReply { /* fd: its pidfd */
         uint32_t slot;

@@ -56,6 +56,11 @@ _noreturn_ static void spawner_main(void) {
                         exec_again();
                         continue;
                 }
+                if (request.kind == SPAWN_DEVICES) {
+                        devices_hand_over(&request, socket);
+                        close_fd(socket);
+                        continue;
+                }
                 pid_t pid = request.kind < _SPAWN_KIND_MAX
                                     ? sandbox_clone(CLONE_PARENT | CLONE_NEWNS, &pidfd)
                                     : -EINVAL;

@@ -51,6 +51,13 @@ int loopback_up(void);
 /* Takes all capabilities but these out of the bounding set. Returns 0, -errno. */
 int capabilities_bound(uint64_t kept);
 
+/* In the spawner: hands devices of the machine's /dev to the init at the other end of the socket. Says there
+ * what failed. */
+void devices_hand_over(const SpawnRequest *request, int socket);
+/* In an init, as root of its namespaces: waits for them on its socket, and makes a /dev of its own that has
+ * them, without /dev/shm mounted. Returns 0, -errno. */
+int devices_mount(int socket);
+
 _noreturn_ void stage_main(void);
 _noreturn_ void build_main(void);
 _noreturn_ void remover_main(void);

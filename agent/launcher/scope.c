@@ -239,6 +239,24 @@ static int append_pids(sd_bus_message *m, const pid_t *pids, size_t n_pids) {
         return r;
 }
 
+static int append_devices(sd_bus_message *m, const char *const *devices, size_t n_devices) {
+        int r = sd_bus_message_append(m, "(sv)", "DevicePolicy", "s", "closed");
+
+        if (r >= 0)
+                r = sd_bus_message_open_container(m, 'r', "sv");
+        if (r >= 0)
+                r = sd_bus_message_append(m, "s", "DeviceAllow");
+        if (r >= 0)
+                r = sd_bus_message_open_container(m, 'v', "a(ss)");
+        if (r >= 0)
+                r = sd_bus_message_open_container(m, 'a', "(ss)");
+        for (size_t i = 0; i < n_devices && r >= 0; i++)
+                r = sd_bus_message_append(m, "(ss)", devices[i], "rw");
+        for (int i = 0; i < 3 && r >= 0; i++)
+                r = sd_bus_message_close_container(m);
+        return r;
+}
+
 static int start_message(ScopeBus *bus, const ScopeSpec *spec, sd_bus_message **ret) {
         _cleanup_(sd_bus_message_unrefp) sd_bus_message *m = NULL;
         int r = sd_bus_message_new_method_call(bus->bus, &m, DESTINATION, PATH, MANAGER,
@@ -259,6 +277,8 @@ static int start_message(ScopeBus *bus, const ScopeSpec *spec, sd_bus_message **
                 r = append_pids(m, spec->pids, spec->n_pids);
         if (r >= 0)
                 r = append_limits(m, &spec->limits);
+        if (r >= 0 && spec->n_devices > 0)
+                r = append_devices(m, spec->devices, spec->n_devices);
         /* One process of it that is killed for memory is the task's affair, not a reason to stop all others
          * at once. */
         if (r >= 0 && !bus->no_oom_policy)

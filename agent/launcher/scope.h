@@ -48,6 +48,10 @@ typedef struct ScopeSpec {
         Limits limits;
         const pid_t *pids;
         size_t n_pids;
+        /* "/dev/…": its processes can open these, beside null, zero and their like, and no others. NULL,
+         * with n_devices 0: they can open what they see. */
+        const char *const *devices;
+        size_t n_devices;
 } ScopeSpec;
 
 /* Connects; made again by itself after PID 1 has re-executed, which is then told by connected(). wait: tries

@@ -9,6 +9,7 @@
 
 #include "fd-util.h"
 #include "macros.h"
+#include "parse-util.h"
 #include "request-check.h"
 #include "time-util.h"
 
@@ -51,6 +52,11 @@ int settings_check(const LauncherSettings *s) {
             s->default_tmp_max > REQUEST_BYTES_MAX || s->default_tasks_max < 1 ||
             s->default_tasks_max > REQUEST_TASKS_MAX || s->orphan_timeout_usec == 0)
                 return -EINVAL;
+        if (s->n_devices > DEVICES_MAX)
+                return -EINVAL;
+        for (uint32_t i = 0; i < s->n_devices; i++)
+                if (!memchr(s->devices[i], 0, sizeof(s->devices[i])) || !device_path_is_valid(s->devices[i]))
+                        return -EINVAL;
         return memchr(s->node, 0, sizeof(s->node)) ? 0 : -EINVAL;
 }
 

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/epoll.h>
 #include <sys/pidfd.h>
 #include <sys/prctl.h>
@@ -13,6 +14,7 @@
 
 #include "build-config.h"
 #include "build.h"
+#include "device.h"
 #include "fd-util.h"
 #include "log.h"
 #include "message-socket.h"
@@ -156,6 +158,17 @@ int spawner_attach(Spawner *spawner) {
 int spawner_order(Spawner *spawner, SpawnKind kind, unsigned slot, int socket) {
         const SpawnRequest request = { .slot = slot, .kind = (uint32_t) kind };
 
+        return fd_send_with_fds(spawner->socket, &request, sizeof(request), &socket, 1);
+}
+
+int spawner_order_devices(Spawner *spawner, const LauncherDevices *devices, int socket) {
+        SpawnRequest request = { .kind = SPAWN_DEVICES };
+        const char *paths[DEVICES_OF_TASK_MAX];
+        size_t n = device_paths(&spawner->manager->settings, devices, paths);
+
+        request.n_devices = (uint32_t) n;
+        for (size_t i = 0; i < n; i++)
+                memcpy(request.devices[i], paths[i], DEVICE_PATH_MAX); /* the settings' own fields */
         return fd_send_with_fds(spawner->socket, &request, sizeof(request), &socket, 1);
 }
 

@@ -13,6 +13,10 @@ typedef struct ManagerRecord ManagerRecord;
 void spawner_save(const Spawner *spawner, ManagerRecord *record);
 int spawner_restore(Manager *manager, const ManagerRecord *record, Spawner **ret);
 
+/* Has the init at the other end of the socket given devices; what goes wrong is said there. Returns 0,
+ * -errno. */
+int spawner_order_devices(Spawner *spawner, const LauncherDevices *devices, int socket);
+
 /* Has it execute its program again, which may be a newer one. */
 void spawner_renew(Spawner *spawner);
 

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "attempt.h"
+#include "device-set.h"
 #include "manager.h"
 #include "pair.h"
 #include "request-check.h"
@@ -174,8 +175,9 @@ static bool pair_is_good(const PairRecord *p, const ZygoteRecord *z) {
         if (p->state >= _PAIR_STATE_MAX || p->flags >= _PAIR_FLAGS_END || !scope_is_good(p->scope_state) ||
             p->uid < 1 || p->uid >= z->uid_count - 1 || p->expected_uid != z->uid_start + p->uid ||
             (p->flags & PAIR_IS_REFILL && p->state > PAIR_JOINING) || !limits_are_good(&p->limits) ||
-            p->tmp_max < KIB(64) || p->tmp_max > REQUEST_BYTES_MAX || !time_is_good(p->timer_usec) ||
-            !token_is_good(p->token) || !TEXT_IS_GOOD(p->description) || !TEXT_IS_GOOD(p->cgroup_path) ||
+            device_set_count(&p->devices) > DEVICES_OF_TASK_MAX || p->tmp_max < KIB(64) ||
+            p->tmp_max > REQUEST_BYTES_MAX || !time_is_good(p->timer_usec) || !token_is_good(p->token) ||
+            !TEXT_IS_GOOD(p->description) || !TEXT_IS_GOOD(p->cgroup_path) ||
             !TEXT_IS_GOOD(p->cgroup_cpuacct))
                 return false;
         if ((p->cgroup_path[0] && p->cgroup_path[0] != '/') || strstr(p->cgroup_path, "..") ||

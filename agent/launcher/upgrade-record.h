@@ -16,7 +16,7 @@
  * of the manager, then one for each zygote, pair, attempt. They are checked as any input is: what is taken
  * can be used without another look, but for what the file descriptors in it are. To be changed whenever a
  * record, or what launcher, builder, zygote and task say to each other, changes its meaning: */
-#define UPGRADE_VERSION 2
+#define UPGRADE_VERSION 3
 #define UPGRADE_MAGIC 0x55504c43u /* "CLPU" */
 
 enum { UPGRADE_NONE = -1 }; /* in place of a file descriptor or a slot */
@@ -94,6 +94,7 @@ typedef struct PairRecord {
         uint32_t idle_ticks, linger_ticks;
         Limits limits;
         uint64_t tmp_max;
+        LauncherDevices devices;
         uint64_t namespaces[VERIFY_NAMESPACES], filters;
         uint64_t timer_usec; /* CLOCK_MONOTONIC, or none */
         CgroupFigures figures_before, figures;

@@ -8,6 +8,19 @@
 
 enum { ID_FILE_MAX = 64 << 20 }; /* a passwd file of a large site */
 
+/* Each once: several resources may share one. There are no more than fit, as the configuration's reader has
+ * checked. */
+static void add_devices(LauncherSettings *settings, char **paths) {
+        for (char **path = paths; path && *path; path++) {
+                bool known = false;
+
+                for (uint32_t i = 0; i < settings->n_devices; i++)
+                        known = known || streq(settings->devices[i], *path);
+                if (!known && settings->n_devices < DEVICES_MAX)
+                        strncpy(settings->devices[settings->n_devices++], *path, DEVICE_PATH_MAX - 1);
+        }
+}
+
 int settings_from_config(const ServerConfig *config, LauncherSettings *ret, char **ret_message) {
         LauncherSettings settings = {
                 .magic = LAUNCHER_SETTINGS_MAGIC,
@@ -32,6 +45,10 @@ int settings_from_config(const ServerConfig *config, LauncherSettings *ret, char
                 return *ret_message ? -ERANGE : -ENOMEM;
         }
         strncpy(settings.node, config->name, sizeof settings.node - 1);
+        for (size_t i = 0; i < config->n_resources; i++) {
+                add_devices(&settings, config->resources[i].devices);
+                add_devices(&settings, config->resources[i].shared);
+        }
         *ret = settings;
         return 0;
 }

@@ -161,9 +161,9 @@ int python_run(const ZygoteGo *go, int code, int args, TaskMessage *message, int
         int kind, memfd, retry;
 
         PyObject *answer = PyObject_CallMethod(
-                runtime, "run", "iii{s:s,s:I,s:s,s:s,s:s,s:s,s:I}", TASK_CONTROL_FD, code, args, "task",
+                runtime, "run", "iii{s:s,s:I,s:s,s:s,s:s,s:s,s:I,s:s}", TASK_CONTROL_FD, code, args, "task",
                 go->task, "attempt", (unsigned) go->attempt, "job", go->job, "owner", go->owner, "node",
-                go->node, "unit", go->unit, "cpus", (unsigned) go->cpus);
+                go->node, "unit", go->unit, "cpus", (unsigned) go->cpus, "variables", go->variables);
         if (!answer || !PyArg_ParseTuple(answer, "iiis", &kind, &memfd, &retry, &detail) ||
             operation_of(kind) == 0) {
                 if (PyErr_Occurred())

@@ -30,6 +30,7 @@ typedef enum ZygoteOp {
 
 enum {
         ZYGOTE_FLAG_HOST_NETWORK = 1 << 0, /* the task stays in the zygote's network namespace */
+        ZYGOTE_FLAG_DEVICES = 1 << 1,      /* builder: the init gets devices through its socket */
 };
 
 typedef struct ZygoteRequest {
@@ -55,6 +56,7 @@ typedef struct ZygoteGo {
         uint32_t reserved;
         char task[40], job[40]; /* 32 hexadecimal digits */
         char owner[64], node[64], unit[64];
+        char variables[256]; /* lines "NAME=value\n", for its environment */
 } ZygoteGo;
 
 typedef struct TaskMessage {

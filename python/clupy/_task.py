@@ -10,7 +10,8 @@ clupy-zygote calls, in this order:
   EXCEPTION, DISK (an exception for want of room in /tmp or /dev/shm) or UNPICKLABLE; memfd holds the payload, not yet
   sealed (-1 for UNPICKLABLE), and belongs to the caller; retry is 1 for an exception whose type is in the call's
   retry_on; detail names what could not be pickled, or the full place. code_fd and args_fd are closed. context is a
-  dict of the strings task, job, owner, node, unit and the numbers attempt, cpus.
+  dict of the strings task, job, owner, node, unit, variables (lines NAME=value for the environment) and the numbers
+  attempt, cpus.
 
 A function that calls sys.exit() ends the process in run().
 
@@ -198,6 +199,9 @@ def run(control_fd: int, code_fd: int, args_fd: int, context: Mapping[str, Any])
             _process_prepare()
             _prepared_process = process
         _limit_threads(cpus)
+        for line in context.get("variables", "").splitlines():
+            name, _, value = line.partition("=")
+            os.environ[name] = value
         _reseed()
         function, args, kwargs = _load(code_fd, args_fd, retry_on)
         value = function(*args, **kwargs)

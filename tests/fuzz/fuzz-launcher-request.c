@@ -28,6 +28,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
                         CHECK(utf8_is_valid(request.start.name, strlen(request.start.name)));
                         CHECK(owner_name_is_valid(request.start.key.owner));
                         CHECK(!strchr(request.start.key.policy, '/') && request.start.key.policy[0]);
+                        CHECK(strspn(request.start.variables, "ABCDEFGHIJKLMNOPQRSTUVWXYZ_0123456789=,\n") ==
+                              strnlen(request.start.variables, sizeof(request.start.variables)));
                         CHECK(request.start.memory_max >= REQUEST_MEMORY_MIN &&
                               request.start.tasks_max >= 1);
                 } else if (request.op == LAUNCHER_BUILD) {

@@ -52,6 +52,7 @@ class Op(enum.IntEnum):
     ENVIRONMENT = 74
     ENVIRONMENTS_END = 75
     ENVIRONMENT_REMOVED = 76
+    DEVICE = 77
 
 
 class Outcome(enum.IntEnum):
@@ -90,7 +91,8 @@ class _Start(ctypes.Structure):
                 ("name", ctypes.c_char * 64), ("epoch", ctypes.c_uint64), ("memory_max", ctypes.c_uint64),
                 ("cpu_quota_usec", ctypes.c_uint64), ("cpu_time_max_usec", ctypes.c_uint64),
                 ("timeout_usec", ctypes.c_uint64), ("deadline_usec", ctypes.c_uint64), ("tmp_max", ctypes.c_uint64),
-                ("tasks_max", ctypes.c_uint32), ("cpus", ctypes.c_uint32)]
+                ("tasks_max", ctypes.c_uint32), ("cpus", ctypes.c_uint32), ("devices", ctypes.c_uint64 * 2),
+                ("variables", ctypes.c_char * 256)]
 
 
 class _Stop(ctypes.Structure):
@@ -145,7 +147,8 @@ class _Info(ctypes.Structure):
     _fields_ = [("unit", ctypes.c_char * 64), ("pid", ctypes.c_uint32), ("uid", ctypes.c_uint32),
                 ("started_at", ctypes.c_uint64), ("owner", ctypes.c_char * 64), ("name", ctypes.c_char * 64),
                 ("job", ctypes.c_uint8 * 16), ("session", ctypes.c_uint8 * 16), ("epoch", ctypes.c_uint64),
-                ("memory_max", ctypes.c_uint64), ("cpu_quota_usec", ctypes.c_uint64), ("outcome", ctypes.c_uint32),
+                ("memory_max", ctypes.c_uint64), ("cpu_quota_usec", ctypes.c_uint64), ("devices", ctypes.c_uint64 * 2),
+                ("outcome", ctypes.c_uint32),
                 ("status", ctypes.c_int32), ("limit", ctypes.c_uint64), ("peak", ctypes.c_uint64),
                 ("detail", ctypes.c_char * 128), ("result_size", ctypes.c_uint64), ("tmp", _Disk),
                 ("shm", _Disk), ("receipt", _Receipt)]
@@ -331,13 +334,16 @@ class Client:
               policy: str = "default", host_network: bool = False, owner: str | None = None, name: str = "test",
               memory_max: int = 128 * MIB, cpu_quota_usec: int = 1_000_000, cpu_time_max_usec: int = 0,
               timeout_usec: int = 0, deadline_usec: int = 0, tmp_max: int = 0, tasks_max: int = 128,
-              cpus: int = 1, epoch: int = 1, retry_on: tuple[type, ...] = (), environment: str = "default") -> str:
+              cpus: int = 1, epoch: int = 1, retry_on: tuple[type, ...] = (), environment: str = "default",
+              devices: tuple[int, ...] = (), variables: str = "") -> str:
         """Starts an attempt; returns the task's id."""
         task = task or os.urandom(16).hex()
         start = _Start(key=self._key(policy, host_network, owner, environment), name=name.encode(), epoch=epoch,
                        memory_max=memory_max, cpu_quota_usec=cpu_quota_usec, cpu_time_max_usec=cpu_time_max_usec,
                        timeout_usec=timeout_usec, deadline_usec=deadline_usec, tmp_max=tmp_max, tasks_max=tasks_max,
-                       cpus=cpus)
+                       cpus=cpus, variables=variables.encode())
+        for index in devices:
+            start.devices[index // 64] |= 1 << index % 64
         ctypes.memmove(start.job, bytes.fromhex(task), 16)
         code = _sealed([_payload.dumps(function)])
         arguments = _sealed(_payload.encode((args, {}, {"retry_on": retry_on})))

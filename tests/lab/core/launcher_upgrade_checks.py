@@ -407,7 +407,7 @@ def take_over(state: bytes | None, seals: int = ALL_SEALS) -> subprocess.Complet
 
 @check
 def nonsense_is_not_taken_over() -> None:
-    magic, version = (0x55504C43).to_bytes(4, "little"), (2).to_bytes(4, "little")
+    magic, version = (0x55504C43).to_bytes(4, "little"), (3).to_bytes(4, "little")
     for state, why in ((b"", "no state"), (b"\0" * 100_000, "no state"), (magic + (77).to_bytes(4, "little") + b"\0" * 5000, "another version"),
                        (magic + version + b"\0" * 5000, "sizes"), (magic + version, "sizes")):
         process = take_over(state)

@@ -198,6 +198,13 @@ static void test_label_and_resource_errors(void **state) {
                 { "resources:\n  gpu:\n    devices: [/dev/a]\n    count: 2\n",
                   "as many devices as its count" },
                 { "resources:\n  gpu:\n    count: 2\n    variable: X\n", "devices beside 'shared'" },
+                { "resources:\n  gpu:\n    devices: [/dev/a]\n    shared: [/dev/a]\n",
+                  "key 'resources.gpu': expected devices that are not shared as well" },
+                { "resources:\n  gpu:\n    devices: [/dev/a]\n  fpga:\n    devices: [/dev/b, /dev/a]\n",
+                  "expected devices that are of no other resource" },
+                { "resources:\n  gpu:\n    devices: [/dev/a]\n  fpga:\n    devices: [/dev/b]\n    shared: "
+                  "[/dev/a]\n",
+                  "expected devices that are of no other resource" },
                 { "resources:\n  gpu:\n    devices: [/dev/a]\n    variable: 'a b'\n",
                   ":4: key 'resources.gpu.variable': expected the name of" },
                 { "resources:\n  gpu:\n    kind: x\n",

@@ -174,6 +174,17 @@ static void test_names(void **state) {
         assert_false(node_name_is_valid("a."));
         assert_false(node_name_is_valid("a/b"));
         assert_false(node_name_is_valid(longest));
+        assert_true(device_path_is_valid("/dev/nvidia0"));
+        assert_true(device_path_is_valid("/dev/dri/by-path/pci-0000:00:02.0-card"));
+        assert_false(device_path_is_valid("/dev/"));
+        assert_false(device_path_is_valid("/device/a"));
+        assert_false(device_path_is_valid("/dev/a/"));
+        assert_false(device_path_is_valid("/dev//a"));
+        assert_false(device_path_is_valid("/dev/../a"));
+        assert_false(device_path_is_valid("/dev/a/./b"));
+        assert_false(device_path_is_valid("/dev/a\n"));
+        assert_false(device_path_is_valid(
+                "/dev/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa")); /* 64 bytes */
         assert_true(owner_name_is_valid("Zoë Müller"));
         assert_false(owner_name_is_valid(""));
         assert_false(owner_name_is_valid(".."));

@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "device-set.h"
 #include "macros.h"
 #include "request-check.h"
 #include "settings.h"
@@ -238,6 +239,50 @@ static void environments(void **state) {
         assert_int_equal(check(&request, 0), -EINVAL);
 }
 
+static void devices_and_variables(void **state) {
+        static const char *const bad[] = { "A=1",   "A\n",     "=1\n",   "1A=1\n",         "a=1\n",
+                                           "A=x\n", "A=1\n\n", "A=1;\n", "LD_PRELOAD=/x\n" };
+        LauncherRequest request = good_start();
+
+        device_set_add(&request.start.devices, 0);
+        device_set_add(&request.start.devices, DEVICES_MAX - 1);
+        strcpy(request.start.variables, "CUDA_VISIBLE_DEVICES=0,12\n_X2=\n");
+        assert_int_equal(check(&request, 2), 0);
+        assert_int_equal(device_set_count(&request.start.devices), 2);
+        for (uint32_t i = 0; i < DEVICES_OF_TASK_MAX; i++)
+                device_set_add(&request.start.devices, i);
+        assert_int_equal(check(&request, 2), -EINVAL); /* one too many */
+        for (size_t i = 0; i < ELEMENTSOF(bad); i++) {
+                request = good_start();
+                strcpy(request.start.variables, bad[i]);
+                assert_int_equal(check(&request, 2), -EINVAL);
+        }
+        request = good_start();
+        request.start.variables[100] = 'x';
+        assert_int_equal(check(&request, 2), -EINVAL);
+}
+
+static void settings_name_devices(void **state) {
+        static const char *const bad[] = { "",          "/dev/",     "/etc/passwd", "/dev/../etc/passwd",
+                                           "/dev/a/..", "/dev/a//b", "/dev/a b",    "dev/a" };
+        LauncherSettings settings;
+
+        settings_default(&settings);
+        strcpy(settings.devices[0], "/dev/nvidia0");
+        strcpy(settings.devices[1], "/dev/nvidia-caps/nvidia-cap1");
+        settings.n_devices = 2;
+        assert_int_equal(settings_check(&settings), 0);
+        for (size_t i = 0; i < ELEMENTSOF(bad); i++) {
+                memset(settings.devices[1], 0, sizeof(settings.devices[1]));
+                strcpy(settings.devices[1], bad[i]);
+                assert_int_equal(settings_check(&settings), -EINVAL);
+        }
+        memset(settings.devices[1], 'x', sizeof(settings.devices[1]));
+        assert_int_equal(settings_check(&settings), -EINVAL);
+        settings.n_devices = DEVICES_MAX + 1;
+        assert_int_equal(settings_check(&settings), -EINVAL);
+}
+
 static void settings_have_bounds(void **state) {
         LauncherSettings settings, bad;
 
@@ -269,6 +314,8 @@ int main(void) {
                 cmocka_unit_test(figures_have_bounds),
                 cmocka_unit_test(texts_are_ended_padded_and_clean),
                 cmocka_unit_test(stop_lease_and_pool),
+                cmocka_unit_test(devices_and_variables),
+                cmocka_unit_test(settings_name_devices),
                 cmocka_unit_test(settings_have_bounds),
                 cmocka_unit_test(builds),
                 cmocka_unit_test(environments),

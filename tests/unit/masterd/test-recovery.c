@@ -233,6 +233,37 @@ static void test_unknown_is_an_orphan_until_claimed(void **state) {
         case_end(&c);
 }
 
+/* Before its client has come back, nobody else is given its devices; from then on it counts for all that the
+ * job requires. */
+static void test_an_orphan_holds_its_devices(void **state) {
+        Resources required = { 0 };
+        const Resource *gpu, *licence;
+        Attempt *attempt;
+        Case c;
+
+        case_begin(&c, ATTEMPT_RUNNING);
+        OK(resources_add(&c.node->resources, "gpu", 2));
+        OK(resources_add(&c.node->resources, "licence", 2));
+        gpu = resources_find(&c.node->resources, "gpu");
+        licence = resources_find(&c.node->resources, "licence");
+        c.r.devices = json_tokener_parse("{\"gpu\":2}");
+        case_report(&c);
+        json_object_put(c.r.devices);
+        assert_int_equal(gpu->used, 2);
+        attempt = hashmap_get(c.node->attempts, &c.r.id);
+        assert_non_null(attempt);
+        OK(resources_add(&required, "gpu", 2));
+        OK(resources_add(&required, "licence", 1));
+        attempt_take(attempt, &required);
+        attempt_take(attempt, &required);
+        assert_int_equal(gpu->used, 2);
+        assert_int_equal(licence->used, 1);
+        attempt_set_state(attempt, ATTEMPT_ENDED);
+        assert_int_equal(gpu->used + licence->used, 0);
+        resources_done(&required);
+        case_end(&c);
+}
+
 static void test_ended_orphan_is_delivered(void **state) {
         Case c;
 
@@ -413,6 +444,7 @@ int main(void) {
                 cmocka_unit_test(test_infrastructure_is_tried_again),
                 cmocka_unit_test(test_delivered_is_released),
                 cmocka_unit_test(test_unknown_is_an_orphan_until_claimed),
+                cmocka_unit_test(test_an_orphan_holds_its_devices),
                 cmocka_unit_test(test_ended_orphan_is_delivered),
                 cmocka_unit_test(test_orphan_of_another_owner_is_not_adopted),
                 cmocka_unit_test(test_later_orphan_wins),

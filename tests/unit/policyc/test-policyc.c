@@ -647,7 +647,9 @@ static void test_program(void **state) {
         write_text(good, text);
         write_text(bad, text);
         write_text(config, "uid_range: 1900000000-1900000999\nname: node7\ntask: {memory: 64M, cpus: "
-                           "0.5}\nmemory: 1G\n");
+                           "0.5}\nmemory: 1G\nresources:\n  gpu:\n    devices: [/dev/a0, /dev/a1]\n    "
+                           "shared: [/dev/actl]\n"
+                           "  fpga:\n    devices: [/dev/b0]\n    shared: [/dev/actl]\n  licence: 3\n");
 
         const char *const arguments[] = { "clupy-policyc", "--profiles", profiles,   "--output", output,
                                           "--settings",    settings,     "--config", config,     NULL };
@@ -659,7 +661,7 @@ static void test_program(void **state) {
         assert_int_equal(stat(bad_bpf, &st), 0);
         assert_int_equal(stat(good_bpf, &st), 0);
         assert_int_equal(st.st_mode & 07777, 0444);
-        assert_int_equal(read_file_full(settings, 4096, &contents, &size), 0);
+        assert_int_equal(read_file_full(settings, sizeof(LauncherSettings), &contents, &size), 0);
         assert_int_equal(size, sizeof(LauncherSettings));
 
         LauncherSettings *s = (LauncherSettings *) contents;
@@ -669,6 +671,10 @@ static void test_program(void **state) {
         assert_int_equal(s->default_memory_max, 64 << 20);
         assert_int_equal(s->default_cpu_quota_usec, 500000);
         assert_string_equal(s->node, "node7");
+        assert_int_equal(s->n_devices, 4); /* each once */
+        assert_string_equal(s->devices[0], "/dev/a0");
+        assert_string_equal(s->devices[2], "/dev/actl");
+        assert_string_equal(s->devices[3], "/dev/b0");
 
         write_text(bad, "{");
         assert_int_equal(run_program(arguments), 78);
