@@ -105,21 +105,25 @@ class Cluster:
         found: list[dict[str, Any]] = self.ctl("env", "list")["environments"]
         return found
 
-    def default(self, python: str = "3.11") -> dict[str, Any] | None:
-        """The newest default environment, when it is ready on all nodes."""
-        for entry in self.environments():
-            if entry.get("default") and entry["python"] == python and entry["state"] == "ready":
-                nodes = {node["name"] for node in entry["nodes"] if node["state"] == "ready"}
-                return entry if set(self.agents) <= nodes else None
-        return None
+    def show(self, name: str) -> dict[str, Any]:
+        """One environment, with its lock and its log."""
+        found: dict[str, Any] = self.ctl("env", "show", name)
+        return found
 
     def wait_default(self, **libraries: str) -> dict[str, Any]:
-        """Until the default environment is ready on all nodes, with these versions of libraries."""
+        """Until the default environment is ready on all nodes and consists of exactly these versions of libraries."""
         def condition() -> dict[str, Any] | None:
-            entry = self.default()
-            return entry if entry and all(entry["libraries"].get(name) == version for name, version in libraries.items()) \
-                else None
-        found: dict[str, Any] = self.wait(condition, f"default environment with {libraries}")
+            for entry in self.environments():
+                ready = {node["node"] for node in entry.get("nodes", []) if node["state"] == "ready"}
+                if entry.get("default") and entry.get("libraries", {}) == libraries and set(self.agents) <= ready:
+                    return entry
+            return None
+
+        try:
+            found: dict[str, Any] = self.wait(condition, f"default environment with {libraries}")
+        except AssertionError:
+            print(json.dumps(self.environments(), indent=1))
+            raise
         return found
 
     def call(self, program: str, *arguments: str, user: str = "user", node: str = "client", timeout: float = 180.0,
