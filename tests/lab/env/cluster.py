@@ -84,7 +84,7 @@ class Cluster:
         assert done.returncode == status, f"clupyctl {' '.join(arguments)}: {done.stdout}{done.stderr}"
         return json.loads(done.stdout) if done.stdout.startswith(("{", "[")) else done.stdout + done.stderr
 
-    def wait(self, condition: Callable[[], Any], what: str, timeout: float = 120.0) -> Any:
+    def wait(self, condition: Callable[[], Any], what: str, timeout: float = 60.0) -> Any:
         """Until the condition is true; returns what it gave."""
         deadline = time.monotonic() + timeout
         while not (found := condition()):
@@ -98,6 +98,7 @@ class Cluster:
         text = json.dumps({"index": "none", "wheels": [WHEELS], "sync": "never", **keys})
         self.master.write(f"{MANIFEST}.new", text)
         self.master.run(["mv", f"{MANIFEST}.new", MANIFEST])
+        self.master.run(["systemctl", "try-reload-or-restart", "clupy-index.service"])
         self.ctl("env", "sync")
 
     def environments(self) -> list[dict[str, Any]]:
@@ -115,8 +116,10 @@ class Cluster:
         def condition() -> dict[str, Any] | None:
             for entry in self.environments():
                 ready = {node["node"] for node in entry.get("nodes", []) if node["state"] == "ready"}
-                if entry.get("default") and entry.get("libraries", {}) == libraries and set(self.agents) <= ready:
-                    return entry
+                if entry.get("default") and entry["python"] == "3.11" and set(self.agents) <= ready:
+                    shown = self.show(entry["name"])
+                    if shown.get("libraries", {}) == libraries:
+                        return shown
             return None
 
         try:

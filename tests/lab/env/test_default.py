@@ -117,17 +117,21 @@ def test_a_wrong_manifest_changes_nothing_and_says_where(cluster: Cluster) -> No
 
 
 def test_a_lock_is_kept_to_the_letter(cluster: Cluster) -> None:
+    cluster.manifest(packages=["alpha<1.1", "beta"])
+    cluster.wait_default(alpha="1.0", beta="1.0")
     lock = cluster.ctl("env", "lock")
     text = lock["lock"] if isinstance(lock, dict) else lock
     assert "alpha==1.0" in text and "--hash=sha256:" in text
     cluster.master.write("/etc/clupy/locked.txt", text.replace("alpha==1.0", "alpha==2.0"))
     # The digest is the other version's: nothing of that is installed.
     cluster.manifest(lock="locked.txt")
-    said = cluster.wait(lambda: next((each for each in cluster.environments() if each.get("default")
-                                      and each["state"] == "failed"), None), "the lock is no good")
+    said = cluster.wait(lambda: next((each for each in cluster.environments() if each.get("default") and
+                                      any(node["state"] == "failed" for node in each.get("nodes", []))), None),
+                        "the lock is no good")
     assert "hash" in cluster.show(said["name"])["log"].lower()
     cluster.master.write("/etc/clupy/locked.txt", text)
     cluster.manifest(lock="locked.txt", only_wheels=True)
-    cluster.wait_default(alpha="1.0", beta="1.0")
+    cluster.wait(lambda: cluster.call(IMPORTS, "alpha", "beta")[0]["value"]["found"] == {"alpha": "1.0", "beta": "1.0"},
+                 "the locked ones are there")
     cluster.manifest(packages=["alpha<1.1", "beta"], wheels=[WHEELS])
     cluster.wait_default(alpha="1.0", beta="1.0")

@@ -11,9 +11,9 @@ from cluster import ENVIRONMENTS, Cluster
 from packages import source
 
 ASK = """
-future = clupy.parallel(lambda: version(sys.argv[2]), packages=[sys.argv[1]])()
+future = clupy.parallel(version, packages=[sys.argv[1]])(sys.argv[2])
 said = outcome(future)
-failure = future.failure()
+failure = future.failure
 say({**said, "failure": type(failure).__name__ if failure else None, "words": str(failure)})
 """
 
@@ -56,7 +56,7 @@ def attempt(name, what):
 for path in ("/etc/clupy/pki/agent.key", "/etc/clupy/pki/ca.key", "/etc/shadow", "/root/.config/clupy/user.key",
              "/run/credentials/clupy-agent.service/agent.key", "/proc/1/environ"):
     attempt("read " + path, lambda: open(path, "rb").read())
-attempt("list of root's home", lambda: os.listdir("/root"))
+attempt("list of root's home", lambda: os.listdir("/root")[0])
 for path in glob.glob("/var/lib/clupy/environments/*"):
     if path not in sys.prefix and os.path.exists(path + "/pyvenv.cfg") and ".clupy-environment" in os.listdir(path):
         attempt("see " + path, lambda: path)

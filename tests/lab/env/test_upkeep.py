@@ -16,7 +16,7 @@ from cluster import BUILDING, PRELUDE, Cluster
 from labs import await_agents
 
 ASK = """
-say(outcome(clupy.parallel(lambda: version(sys.argv[1]), packages=sys.argv[2:], retries=100)(), 240))
+say(outcome(clupy.parallel(version, packages=sys.argv[2:], retries=100)(sys.argv[1]), 240))
 """
 PREFIX = """
 say(outcome(clupy.parallel(lambda: sys.prefix, packages=sys.argv[1:])()))
