@@ -30,6 +30,7 @@ from pathlib import Path
 KEYS = "/usr/lib/clupy/clupy-index-keys"
 SOCKET = "/run/clupy-index/index.sock"
 DIRECTORY = "/run/clupy-index/nginx"
+MANIFEST = "/etc/clupy/clupy.master.dependency.yaml"
 CLIENT_WHEELS = "/run/clupy-index/wheels"
 CACHE = "/var/cache/clupy-index"
 AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
@@ -37,6 +38,7 @@ EX_CONFIG = 78
 
 LISTING_BYTES = 32 << 20
 LISTING_SECONDS = 15.0
+RELOAD_SECONDS = 10.0
 # How long what the index said is good for, in seconds.
 KNOWN_SECONDS = 86400.0
 # Asked for to see where files lie: every index that serves the public has the installer itself.
@@ -228,6 +230,43 @@ def find_index(keys: dict[str, object], cache: Path | None) -> Index:
         raise ConfigError(f"'{without_password(index)}': its path has characters that none has")
     return Index(origin, path, tuple(Origin.of(str(file)) for file in files), tuple(map(str, folders)), authorities,
                  complete)
+
+
+def digest_of(manifest: Path) -> str:
+    """What the master compares: SHA-256 of the file, "-" without one."""
+    try:
+        return hashlib.sha256(manifest.read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return "-"
+
+
+def tell(directory: Path, digest: str) -> None:
+    """Tells the master which manifest has been seen: it has builds wait until then."""
+    fresh = directory / "manifest.new"
+    fresh.write_text(f"{digest}\n")
+    fresh.chmod(0o644)
+    fresh.rename(directory / "manifest")
+
+
+def workers(master: int) -> set[str]:
+    """The process numbers of nginx's workers that take connections."""
+    found = set()
+    with contextlib.suppress(OSError):
+        for child in Path(f"/proc/{master}/task/{master}/children").read_text().split():
+            with contextlib.suppress(OSError):
+                title = Path(f"/proc/{child}/cmdline").read_bytes()
+                if b"worker process" in title and b"shutting down" not in title:
+                    found.add(child)
+    return found
+
+
+def reload(master: int) -> None:
+    """Has nginx read its configuration, and waits until those that had the former one take no connections any more."""
+    before = workers(master)
+    os.kill(master, signal.SIGHUP)
+    deadline = time.monotonic() + RELOAD_SECONDS
+    while before & workers(master) and time.monotonic() < deadline:
+        time.sleep(0.02)
 
 
 def nameservers() -> list[str]:
@@ -442,7 +481,7 @@ def install(text: str, options: argparse.Namespace) -> int:
         return EX_CONFIG
     fresh.rename(path)
     if options.reload:
-        os.kill(options.reload, signal.SIGHUP)
+        reload(options.reload)
     return 0
 
 
@@ -461,6 +500,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing, say what the index would be")
     parser.add_argument("--ask", action="store_true", help="print what pip and its index say, as JSON; reads no file of CluPy's")
     parser.add_argument("--reload", type=int, metavar="PID", help="have this nginx read the configuration if it has changed")
+    parser.add_argument("--manifest", default=MANIFEST, help=argparse.SUPPRESS)
     parser.add_argument("--keys", default=KEYS, metavar="PROGRAM", help=argparse.SUPPRESS)
     parser.add_argument("--nginx", default="/usr/sbin/nginx", help=argparse.SUPPRESS)
     parser.add_argument("--directory", default=DIRECTORY, help=argparse.SUPPRESS)
@@ -468,6 +508,8 @@ def main() -> int:
     parser.add_argument("--socket", default=SOCKET, help=argparse.SUPPRESS)
     parser.add_argument("--client-wheels", default=CLIENT_WHEELS, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    # First: what changes while this runs is not what it has seen.
+    seen = digest_of(Path(options.manifest))
     try:
         if options.ask:
             pip = ask_pip()
@@ -478,12 +520,19 @@ def main() -> int:
         text = configuration(found, options.socket, options.directory, options.cache, options.client_wheels)
     except (ConfigError, OSError, ValueError) as error:
         print(f"clupy-index-config: {error}", file=sys.stderr)
-        if options.check or options.reload or options.ask:
+        if options.check or options.ask:
             return EX_CONFIG
         # At the start: those who ask are told, and a reload mends it.
-        return install(refusal(str(error), options.socket, options.directory, options.cache), options)
+        status = EX_CONFIG if options.reload else install(
+            refusal(str(error), options.socket, options.directory, options.cache), options)
+        tell(Path(options.directory), seen)
+        return status
     print(describe(found))
-    return 0 if options.check else install(text, options)
+    if options.check:
+        return 0
+    status = install(text, options)
+    tell(Path(options.directory), seen)
+    return status
 
 
 if __name__ == "__main__":

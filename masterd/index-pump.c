@@ -8,6 +8,8 @@
 #include <systemd/sd-event.h>
 #include <unistd.h>
 
+#include "dependency-config.h"
+#include "digest.h"
 #include "fd-util.h"
 #include "log.h"
 #include "manager.h"
@@ -19,13 +21,18 @@ enum {
         PIECE = 64 << 10,
         WAITING_MAX = 1 << 20, /* bytes for the index: the node is not read from then */
         WAITING_LOW = 256 << 10,
+        MANIFEST_MAX = 1 << 20,
+        /* The index goes by a changed manifest a moment after the master does. */
+        CURRENT_PERIOD_US = 100000,
+        CURRENT_TRIES = 300,
 };
 
 struct IndexPump {
         Peer *peer;
         Node *node;
-        int fd; /* <0: there is no index, or it has ended */
-        sd_event_source *source;
+        int fd;                          /* <0: there is no index, it has ended, or is not connected yet */
+        sd_event_source *source, *timer; /* timer: waits until the index is current */
+        int tries;
         uint8_t *waiting; /* for the index */
         size_t n_waiting, capacity;
         bool paused;      /* the node is not read from */
@@ -40,6 +47,7 @@ IndexPump *index_pump_free(IndexPump *pump) {
                 return NULL;
         pump->node->n_pumps--;
         sd_event_source_disable_unref(pump->source);
+        sd_event_source_disable_unref(pump->timer);
         close_fd(pump->fd);
         free(pump->waiting);
         return mfree(pump);
@@ -183,23 +191,70 @@ static int index_connect(IndexPump *pump) {
         return sd_event_source_set_priority(pump->source, SD_EVENT_PRIORITY_NORMAL + 5);
 }
 
+/* Whether the index has seen the manifest that is on disk now: it says which one it goes by, or has refused,
+ * in a file beside its socket. Without that file there is none that runs: it reads the manifest when it
+ * starts. */
+static bool index_is_current(const Manager *m) {
+        _cleanup_(freep) char *path = NULL, *seen = NULL, *manifest = NULL;
+        const char *socket = m->config->index_socket, *slash = strrchr(socket, '/');
+        char hex[DIGEST_HEX_SIZE] = "-";
+        Digest digest;
+        size_t size;
+        int r;
+
+        if (!slash)
+                return true;
+        path = strformat("%.*s/nginx/manifest", (int) (slash - socket), socket);
+        if (!path || read_file_full(path, DIGEST_HEX_SIZE, &seen, NULL) < 0)
+                return true;
+        r = read_file_full(m->config->dependencies, MANIFEST_MAX, &manifest, &size);
+        if (r >= 0 && digest_sha256(manifest, size, &digest) >= 0)
+                digest_to_hex(&digest, hex);
+        seen[strcspn(seen, "\n")] = '\0';
+        return (r < 0 && r != -ENOENT) || streq(seen, hex);
+}
+
+static void connect_now(IndexPump *pump) {
+        int r = index_connect(pump);
+
+        if (r >= 0)
+                return;
+        pump->source = sd_event_source_disable_unref(pump->source);
+        pump->fd = close_fd(pump->fd);
+        pump->error = r;
+        log_warning_errno(r, "A build on node %s asks the package index, which cannot be reached at %s",
+                          pump->node->name, pump->peer->manager->config->index_socket);
+}
+
+static int on_timer(sd_event_source *source, uint64_t usec, void *userdata) {
+        IndexPump *pump = userdata;
+
+        if (!index_is_current(pump->peer->manager) && pump->tries++ < CURRENT_TRIES &&
+            sd_event_source_set_time_relative(source, CURRENT_PERIOD_US) >= 0 &&
+            sd_event_source_set_enabled(source, SD_EVENT_ONESHOT) >= 0)
+                return 0;
+        pump->timer = sd_event_source_disable_unref(pump->timer);
+        connect_now(pump);
+        if (pump->error < 0)
+                send_error(pump);
+        else if (write_waiting(pump) < 0)
+                finish(pump);
+        else
+                set_events(pump);
+        return 0;
+}
+
 int index_pump_new(Peer *peer, Node *node, IndexPump **ret) {
         IndexPump *pump = new0(IndexPump);
-        int r;
 
         if (!pump)
                 return -ENOMEM;
         *pump = (IndexPump){ .peer = peer, .node = node, .fd = -EBADF };
         node->n_pumps++;
-        r = index_connect(pump);
-        if (r < 0) {
-                pump->source = sd_event_source_disable_unref(pump->source);
-                pump->fd = close_fd(pump->fd);
-                pump->error = r;
-                log_warning_errno(r,
-                                  "A build on node %s asks the package index, which cannot be reached at %s",
-                                  node->name, peer->manager->config->index_socket);
-        }
+        if (index_is_current(peer->manager) ||
+            sd_event_add_time_relative(peer->manager->event, &pump->timer, CLOCK_BOOTTIME, CURRENT_PERIOD_US,
+                                       0, on_timer, pump) < 0)
+                connect_now(pump);
         *ret = pump;
         return 0;
 }
@@ -228,7 +283,7 @@ int index_pump_frame(Peer *peer, const Frame *frame) {
                 return -EBADMSG;
         if (pump->answered)
                 return 0; /* it does not know yet */
-        if (pump->fd < 0) {
+        if (pump->fd < 0 && !pump->timer) {
                 send_error(pump);
                 return 0;
         }
@@ -239,7 +294,7 @@ int index_pump_frame(Peer *peer, const Frame *frame) {
                 if (r < 0)
                         return r;
         }
-        if (write_waiting(pump) < 0) {
+        if (!pump->timer && write_waiting(pump) < 0) {
                 finish(pump);
                 return 0;
         }

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Other Pythons than Debian's, for nodes that offer several: those that pyenv has on this machine."""
+"""Other Pythons than Debian's, for nodes that offer several: those that pyenv has on this machine.
+
+The services of a node see nobody's home, where pyenv's are: the one that nodes offer is copied to where they do.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from . import paths
+from .command import run_quiet
+from .console import say
 
 OLDEST = (3, 9)
+COPIES = Path("/var/cache/clupy-lab/pythons")
+# Of how they are copied: another way makes another copy.
+_STAMP = "1"
 
 
 def _root() -> Path | None:
@@ -45,13 +52,32 @@ def found() -> dict[str, Path]:
 
 
 def offered() -> dict[str, Path]:
-    """The one of them that the nodes offer besides Debian's: the newest."""
-    return dict(list(found().items())[:1])
+    """The one of them that the nodes offer besides Debian's: the newest. Series and prefix of the copy."""
+    return {series: COPIES / f"{prefix.name}-{_STAMP}" for series, prefix in list(found().items())[:1]}
+
+
+def prepare() -> None:
+    """Copies what the nodes offer, unless it is there."""
+    for series, copy in offered().items():
+        if copy.is_dir():
+            continue
+        source = found()[series]
+        say(f"copying Python {series} to where nodes can use it")
+        fresh = copy.with_name(f"{copy.name}.new{os.getpid()}")
+        shutil.rmtree(fresh, ignore_errors=True)
+        COPIES.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(source, fresh, symlinks=True,
+                        ignore=shutil.ignore_patterns("test", "tests", "__pycache__", "site-packages", "*.a"))
+        (fresh / f"lib/python{series}/site-packages").mkdir()
+        for program in (fresh / f"bin/python{series}", *(fresh / f"lib/python{series}/lib-dynload").glob("*.so")):
+            run_quiet("making a program find its library", ["patchelf", "--set-rpath", f"{copy}/lib", str(program)])
+        fresh.rename(copy)
 
 
 def options() -> list[str]:
     """meson's options for building with them."""
     others = offered()
-    if not others or "'pythons'" not in (paths.SOURCE / "meson_options.txt").read_text():
+    if not others:
         return []
+    prepare()
     return ["-Dpythons=" + ",".join(f"{series}={prefix}" for series, prefix in others.items())]

@@ -98,7 +98,6 @@ class Cluster:
         text = json.dumps({"index": "none", "wheels": [WHEELS], "sync": "never", **keys})
         self.master.write(f"{MANIFEST}.new", text)
         self.master.run(["mv", f"{MANIFEST}.new", MANIFEST])
-        self.master.run(["systemctl", "try-reload-or-restart", "clupy-index.service"])
         self.ctl("env", "sync")
 
     def environments(self) -> list[dict[str, Any]]:

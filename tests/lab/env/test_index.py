@@ -16,7 +16,6 @@ import re
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,7 +64,7 @@ class Index:
         program.write_text(f"#!/bin/sh\nexec {self.keys_program} {self.folder}/keys.yaml\n")
         program.chmod(0o755)
         return subprocess.run(
-            ["/usr/bin/python3", "-I", str(PROGRAM), "--keys", str(program), "--directory", str(self.folder / "run"),
+            ["/usr/bin/python3", "-I", str(PROGRAM), "--keys", str(program), "--manifest", str(self.folder / "keys.yaml"), "--directory", str(self.folder / "run"),
              "--cache", str(self.folder / "cache"), "--socket", str(self.socket), "--client-wheels",
              str(self.folder / "sent"), *arguments], capture_output=True, text=True, check=False, env=self.environment)
 
@@ -86,29 +85,12 @@ class Index:
         listener.close()
 
     def reload(self, **keys: object) -> subprocess.CompletedProcess[str]:
-        """As systemctl reload does; comes back when the old workers take no connections any more, if there is anything new."""
+        """As systemctl reload does; what comes after it has the new configuration."""
         assert self.process is not None
-        before = self.workers()
-        conf = self.folder / "run/nginx.conf"
-        stamp = conf.stat().st_ino
         done = self.config("--reload", str(self.process.pid), **keys)
-        deadline = time.monotonic() + 30
-        while conf.stat().st_ino != stamp and (before & self.workers() or not self.workers()):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        manifest = hashlib.sha256((self.folder / "keys.yaml").read_bytes()).hexdigest()
+        assert (self.folder / "run/manifest").read_text() == f"{manifest}\n", "the master waits for this"
         return done
-
-    def workers(self) -> set[str]:
-        """The process numbers of nginx's workers that take connections."""
-        assert self.process is not None
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        found = set()
-        for child in children:
-            with contextlib.suppress(OSError):
-                title = Path(f"/proc/{child}/cmdline").read_bytes()
-                if b"worker process" in title and b"shutting down" not in title:
-                    found.add(child)
-        return found
 
     def get(self, path: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], bytes]:
         """Status, header and body of an answer."""
