@@ -71,7 +71,11 @@ def prepare() -> None:
         (fresh / f"lib/python{series}/site-packages").mkdir()
         for program in (fresh / f"bin/python{series}", *(fresh / f"lib/python{series}/lib-dynload").glob("*.so")):
             run_quiet("making a program find its library", ["patchelf", "--set-rpath", f"{copy}/lib", str(program)])
-        fresh.rename(copy)
+        try:
+            fresh.rename(copy)
+        except OSError:
+            # Another ./lab was quicker.
+            shutil.rmtree(fresh)
 
 
 def options() -> list[str]:
