@@ -494,22 +494,8 @@ def describe(index: Index) -> str:
             f"{len(index.folders)} folders of wheels")
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="clupy-index-config", description="Writes the configuration of "
-                                     "clupy-index.service from clupy.master.dependency.yaml.")
-    parser.add_argument("--check", action="store_true", help="write nothing, say what the index would be")
-    parser.add_argument("--ask", action="store_true", help="print what pip and its index say, as JSON; reads no file of CluPy's")
-    parser.add_argument("--reload", type=int, metavar="PID", help="have this nginx read the configuration if it has changed")
-    parser.add_argument("--manifest", default=MANIFEST, help=argparse.SUPPRESS)
-    parser.add_argument("--keys", default=KEYS, metavar="PROGRAM", help=argparse.SUPPRESS)
-    parser.add_argument("--nginx", default="/usr/sbin/nginx", help=argparse.SUPPRESS)
-    parser.add_argument("--directory", default=DIRECTORY, help=argparse.SUPPRESS)
-    parser.add_argument("--cache", default=CACHE, help=argparse.SUPPRESS)
-    parser.add_argument("--socket", default=SOCKET, help=argparse.SUPPRESS)
-    parser.add_argument("--client-wheels", default=CLIENT_WHEELS, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    # First: what changes while this runs is not what it has seen.
-    seen = digest_of(Path(options.manifest))
+def apply(options: argparse.Namespace, seen: str) -> int:
+    """Does what the options say; seen: the manifest's digest before it is read. Returns an exit code."""
     try:
         if options.ask:
             pip = ask_pip()
@@ -533,6 +519,28 @@ def main() -> int:
     status = install(text, options)
     tell(Path(options.directory), seen)
     return status
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="clupy-index-config", description="Writes the configuration of "
+                                     "clupy-index.service from clupy.master.dependency.yaml.")
+    parser.add_argument("--check", action="store_true", help="write nothing, say what the index would be")
+    parser.add_argument("--ask", action="store_true", help="print what pip and its index say, as JSON; reads no file of CluPy's")
+    parser.add_argument("--reload", type=int, metavar="PID", help="have this nginx read the configuration if it has changed")
+    parser.add_argument("--manifest", default=MANIFEST, help=argparse.SUPPRESS)
+    parser.add_argument("--keys", default=KEYS, metavar="PROGRAM", help=argparse.SUPPRESS)
+    parser.add_argument("--nginx", default="/usr/sbin/nginx", help=argparse.SUPPRESS)
+    parser.add_argument("--directory", default=DIRECTORY, help=argparse.SUPPRESS)
+    parser.add_argument("--cache", default=CACHE, help=argparse.SUPPRESS)
+    parser.add_argument("--socket", default=SOCKET, help=argparse.SUPPRESS)
+    parser.add_argument("--client-wheels", default=CLIENT_WHEELS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    while True:
+        seen = digest_of(Path(options.manifest))
+        status = apply(options, seen)
+        # What has changed meanwhile announced itself to nobody.
+        if options.check or options.ask or digest_of(Path(options.manifest)) == seen:
+            return status
 
 
 if __name__ == "__main__":
