@@ -115,10 +115,9 @@ class Cluster:
         def condition() -> dict[str, Any] | None:
             for entry in self.environments():
                 ready = {node["node"] for node in entry.get("nodes", []) if node["state"] == "ready"}
-                if entry.get("default") and entry["python"] == "3.11" and set(self.agents) <= ready:
-                    shown = self.show(entry["name"])
-                    if shown.get("libraries", {}) == libraries:
-                        return shown
+                if entry.get("default") and entry["python"] == "3.11" and set(self.agents) <= ready and \
+                        entry.get("libraries", {}) == libraries:
+                    return entry
             return None
 
         try:

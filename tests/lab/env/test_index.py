@@ -73,6 +73,7 @@ class Index:
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(self.socket))
         listener.listen(64)
+        listener.setblocking(False)
 
         def prepare() -> None:
             os.dup2(listener.fileno(), 3)
