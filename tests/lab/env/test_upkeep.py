@@ -13,7 +13,6 @@ from collections.abc import Iterator
 import pytest
 
 from cluster import BUILDING, PRELUDE, Cluster
-from labs import await_agents
 
 ASK = """
 say(outcome(clupy.parallel(version, packages=sys.argv[2:], retries=100)(sys.argv[1]), 240))
@@ -37,6 +36,12 @@ def name_of(cluster: Cluster, *packages: str) -> str:
     """The name of the user's environment with these packages, which is ready then."""
     prefix: str = cluster.call(PREFIX, *packages)["value"]
     return prefix.rsplit("/", 1)[1]
+
+
+def await_agent(cluster: Cluster) -> None:
+    """Until the master has agent1 again."""
+    cluster.wait(lambda: any((node["name"], node["state"]) == ("agent1", "ready") for node in cluster.ctl("nodes")["nodes"]),
+                 "agent1 is ready")
 
 
 def forget(cluster: Cluster, name: str) -> None:
@@ -65,13 +70,16 @@ def test_power_cuts_in_the_middle_of_builds(cluster: Cluster) -> None:
             time.sleep(chance.uniform(0, 2.0))
             cluster.lab.crash("agent1")
             process.kill()
+        # Nobody wants it any more.
+        for task in cluster.ctl("tasks")["tasks"]:
+            cluster.master.run(["clupyctl", "cancel", task["id"]], check=False, environment=["CLUPY_MASTER_URL="])
         cluster.lab.start("agent1")
         if name in cluster.ready_on("agent1"):
             assert cluster.verify("agent1", name) == whole
         else:
             torn += 1
         cluster.wait(lambda: node.run(["ls", BUILDING]).stdout == "", "what was torn is cleared away")
-        await_agents(cluster.lab)
+        await_agent(cluster)
     assert torn >= 3, "the cuts all came too late to tear anything"
     forget(cluster, name)
     _two_at_once(cluster, name, whole)
@@ -119,7 +127,7 @@ def test_what_was_not_used_for_longest_is_removed(cluster: Cluster) -> None:
         # Room for two of such size, and a little more.
         node.write("/etc/clupy/clupy.server.yaml", f"{configuration}environments: {{size: {int(size * 2.5)}}}\n")
         node.run(["systemctl", "restart", "clupy-agent.service"])
-        await_agents(cluster.lab)
+        await_agent(cluster)
         last = name_of(cluster, "many", "alpha==2.0")
         cluster.wait(lambda: not set(names) <= set(cluster.ready_on("agent1")), "the oldest is removed", 120)
         left = cluster.ready_on("agent1")
@@ -129,4 +137,4 @@ def test_what_was_not_used_for_longest_is_removed(cluster: Cluster) -> None:
     finally:
         node.write("/etc/clupy/clupy.server.yaml", configuration)
         node.run(["systemctl", "restart", "clupy-agent.service"])
-        await_agents(cluster.lab)
+        await_agent(cluster)
