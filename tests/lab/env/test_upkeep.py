@@ -123,9 +123,9 @@ def test_what_was_not_used_for_longest_is_removed(cluster: Cluster) -> None:
     names = [name_of(cluster, "many", f"alpha=={version}") for version in ("1.0", "1.1")]
     default = cluster.wait_default(alpha="1.1")["name"]
     size = next(entry["bytes"] for entry in cluster.environments() if entry["name"] == names[1])
+    assert 2 * size < 64 << 20 < 3 * size, "there is room for two of them"
     try:
-        # Room for two of such size, and a little more.
-        node.write("/etc/clupy/clupy.server.yaml", f"{configuration}environments: {{size: {int(size * 2.5)}}}\n")
+        node.write("/etc/clupy/clupy.server.yaml", f"{configuration}environments: {{size: 64M}}\n")
         node.run(["systemctl", "restart", "clupy-agent.service"])
         await_agent(cluster)
         last = name_of(cluster, "many", "alpha==2.0")
