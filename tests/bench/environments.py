@@ -19,7 +19,7 @@ from typing import Any
 
 from tests.bench.nodes import OUT, ROOT, Figures, await_agent, booted, column, failures, lab, on_node, save
 
-LAB = "bench"
+LAB = "bench_env"
 MANIFEST = "/etc/clupy/clupy.master.dependency.yaml"
 TOGETHER = 4
 SETS: dict[str, dict[str, Any]] = {
