@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``./lab bench [calls|auth]``: CluPy beside the bare limit and its peers, in one run, on one node after the other.
+"""``./lab bench [calls|auth|env]``: CluPy beside the bare limit and its peers, in one run, on one node after the other.
 
 Everything runs inside the same lab on the same machine within a few minutes; the machine's load average is printed beside
 the figures. The machine's speed swings: CluPy and the bare limit take turns, and the medians count. Results: a table on
-stdout and JSON in ``build/bench/calls.json`` or ``build/bench/auth.json``; `auth` is what certificates and TLS cost.
+stdout and JSON in ``build/bench/calls.json``, ``auth.json`` or ``env.json``; `auth` is what certificates and TLS cost,
+`env` what environments cost.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.bench import auth  # noqa: E402
+from tests.bench import auth, environments  # noqa: E402
 from tests.bench.nodes import OUT, Figures, booted, compile_program, failures, median, on_node, save  # noqa: E402
 
 LAB = "bench"
@@ -101,7 +102,7 @@ def run_calls(calls: int, one_by_one: int, rounds: int, peers: list[str]) -> int
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="./lab bench", description=__doc__)
-    parser.add_argument("what", nargs="?", default="calls", choices=["calls", "auth"])
+    parser.add_argument("what", nargs="?", default="calls", choices=["calls", "auth", "env"])
     parser.add_argument("--calls", type=int, default=1000, help="no-op calls at once (default: 1000)")
     parser.add_argument("--one-by-one", type=int, default=200, help="calls one after the other (default: 200)")
     parser.add_argument("--connections", type=int, default=1000, help="auth: connections a round (default: 1000)")
@@ -112,6 +113,8 @@ def main() -> int:
         parser.error("numbers from 1 on")
     if arguments.what == "auth":
         return auth.run(arguments.calls, arguments.one_by_one, arguments.connections, arguments.rounds)
+    if arguments.what == "env":
+        return environments.run(arguments.one_by_one, arguments.rounds)
     return run_calls(arguments.calls, arguments.one_by_one, arguments.rounds, arguments.peers)
 
 

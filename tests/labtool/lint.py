@@ -118,12 +118,13 @@ def _mypy(packages: list[str], path: str = "tests:python") -> None:
 
 
 def _mypy_bench() -> None:
-    # This one runs in a node as a program, beside a module that the others have as one of the package.
-    program = "tests/bench/node_clupy.py"
-    _mypy([program], "tests/bench:python")
+    # These run in a node as programs, beside a module that the others have as one of the package.
+    programs = ["tests/bench/node_clupy.py", "tests/bench/node_env.py"]
+    for program in programs:
+        _mypy([program], "tests/bench:python")
     _mypy(["--explicit-package-bases", *(str(path.relative_to(paths.SOURCE)) for path in
                                          sorted((paths.SOURCE / "tests/bench").glob("*.py"))
-                                         if path.name != Path(program).name)], "python:.")
+                                         if f"tests/bench/{path.name}" not in programs)], "python:.")
 
 
 def _errors(text: str) -> str:
