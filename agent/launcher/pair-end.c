@@ -50,21 +50,26 @@ void pair_free(Pair *pair) {
 
 enum {
         LINGER_TICK_USEC = 10000,
-        DRAINED_TICKS = 3,    /* times in a row that journald had nothing left to read */
+        DRAINED_TIMES = 2,    /* see linger_step() */
         UNIT_TICKS_MAX = 200, /* for systemd to see that the unit is empty */
         LINGER_TICKS_MAX = 1000,
 };
 
-/* Returns whether the pair can go. */
+/* Returns whether the pair can go. What journald has taken from the stream it may not have stored yet, and
+ * it looks for the unit's fields when it does. It takes from a stream once in a turn of its loop, so an
+ * empty line more, which it does not store, tells: when that is taken, all before it is stored. */
 static bool linger_step(Pair *pair) {
-        pair->linger_ticks++;
+        bool late = ++pair->linger_ticks >= LINGER_TICKS_MAX;
+
+        if (pair->line_ended && journal_stream_is_drained(pair->journal)) {
+                pair->drained_times++;
+                pair->line_ended = pair->drained_times >= DRAINED_TIMES;
+        }
         if (!pair->line_ended)
                 pair->line_ended = journal_stream_end_line(pair->journal) != -EAGAIN;
-        pair->idle_ticks =
-                pair->line_ended && journal_stream_is_drained(pair->journal) ? pair->idle_ticks + 1 : 0;
-        if (pair->idle_ticks < DRAINED_TICKS && pair->linger_ticks < LINGER_TICKS_MAX)
+        if (pair->drained_times < DRAINED_TIMES && !late)
                 return false;
-        if (pair->scope.state == SCOPE_STARTING && pair->linger_ticks < LINGER_TICKS_MAX)
+        if (pair->scope.state == SCOPE_STARTING && !late)
                 return false;
         if (pair->scope.state == SCOPE_ACTIVE && pair->linger_ticks < UNIT_TICKS_MAX)
                 return false;

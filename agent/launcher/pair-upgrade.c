@@ -74,7 +74,7 @@ void pair_save(const Pair *pair, PairRecord *record) {
                 .init_socket = save_fd(pair->init_socket),
                 .task_socket = save_fd(pair->task_socket),
                 .journal = save_fd(pair->journal),
-                .idle_ticks = pair->idle_ticks,
+                .drained_times = pair->drained_times,
                 .linger_ticks = pair->linger_ticks,
                 .limits = pair->limits,
                 .tmp_max = pair->tmp_max,
@@ -138,7 +138,7 @@ int pair_restore(Manager *manager, const PairRecord *record) {
                 .bytes = bytes_restore(record->bytes, flags & PAIR_BYTES_KNOWN),
                 .cpu_before_usec = record->cpu_before_usec,
                 .cpu_usec = record->cpu_usec,
-                .idle_ticks = record->idle_ticks,
+                .drained_times = record->drained_times,
                 .linger_ticks = record->linger_ticks,
         };
         for (size_t i = 0; i < VERIFY_NAMESPACES; i++)

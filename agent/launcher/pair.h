@@ -55,7 +55,7 @@ struct Pair {
         CgroupFigures figures_before, figures; /* when it got ready, when the task ended */
         ProcessBytes bytes_before, bytes;      /* of both processes */
         uint64_t cpu_before_usec, cpu_usec;    /* of both, where no cgroup counts it */
-        unsigned idle_ticks, linger_ticks;
+        unsigned drained_times, linger_ticks;
 };
 
 /* Begins a pair. attempt NULL: to wait, without devices. Returns 0, -EAGAIN when there is no room, -errno.

@@ -91,7 +91,7 @@ typedef struct PairRecord {
         uint32_t uid, expected_uid;
         int32_t init_pid, task_pid;
         int32_t init_pidfd, task_pidfd, init_socket, task_socket, journal;
-        uint32_t idle_ticks, linger_ticks;
+        uint32_t drained_times, linger_ticks;
         Limits limits;
         uint64_t tmp_max;
         LauncherDevices devices;

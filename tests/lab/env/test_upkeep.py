@@ -51,6 +51,8 @@ def forget(cluster: Cluster, name: str) -> None:
         cluster.master.run(["clupyctl", "env", "remove", name], check=False, environment=["CLUPY_MASTER_URL="])
         return name not in cluster.ready_on("agent1")
     cluster.wait(gone, f"{name} is removed", 120)
+    # What is removed lies where builds begin until it is gone.
+    cluster.wait(lambda: cluster.lab.node("agent1").run(["ls", BUILDING]).stdout == "", "its files are gone")
 
 
 def test_power_cuts_in_the_middle_of_builds(cluster: Cluster) -> None:
